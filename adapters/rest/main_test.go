@@ -1,0 +1,272 @@
+package rest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"fieldbridge/bridge"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ Accepter = (*bridge.Bridge)(nil)
+
+// patience bounds every wait for something that will happen.
+const patience = 20 * time.Second
+
+// intake is an Accepter that keeps what it accepts. A nil answer accepts
+// everything as delivered.
+type intake struct {
+	devices []bridge.DeviceID
+	answer  func(context.Context, bridge.Reading) (bridge.Receipt, error)
+
+	mu   sync.Mutex // guards seen
+	seen []bridge.Reading
+}
+
+func newIntake() *intake {
+	return &intake{devices: []bridge.DeviceID{"d1", "0004A30B001C1B03", "a b", "a%b", "é-1", "uplink"}}
+}
+
+func (in *intake) Known(d bridge.DeviceID) bool { return slices.Contains(in.devices, d) }
+
+func (in *intake) Accept(ctx context.Context, r bridge.Reading) (bridge.Receipt, error) {
+	in.mu.Lock()
+	in.seen = append(in.seen, r)
+	in.mu.Unlock()
+	if in.answer != nil {
+		return in.answer(ctx, r)
+	}
+	return delivered(r), nil
+}
+
+func delivered(r bridge.Reading) bridge.Receipt {
+	return bridge.Receipt{ID: uuid.MustParse("0199c2b5-0000-7000-8000-000000000001"), Time: r.Time, State: bridge.Delivered}
+}
+
+// take returns what was seen since the last call.
+func (in *intake) take() []bridge.Reading {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	seen := in.seen
+	in.seen = nil
+	return seen
+}
+
+// running is a server on a port of its own.
+type running struct {
+	*Server
+	stop func()     // begins the end
+	done chan error // what Run returned
+}
+
+// start runs a server that ends with the test.
+func start(t testing.TB, o Options, a Accepter) *running {
+	t.Helper()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	s, err := New(o, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run(t, s)
+}
+
+func run(t testing.TB, s *Server) *running {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Server: s, stop: cancel, done: make(chan error, 1)}
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		r.done <- s.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case <-finished:
+		case <-time.After(patience):
+			t.Error("Run did not end")
+		}
+	})
+	return r
+}
+
+func (r *running) url(path string) string { return "http://" + r.Addr().String() + path }
+
+// newClient gives a client that leaves no goroutines behind.
+func newClient(t testing.TB) *http.Client {
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{
+		Transport: tr, Timeout: patience,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirected") },
+	}
+}
+
+// answer is a response that was read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	closes bool
+}
+
+func readAnswer(resp *http.Response) (answer, error) {
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, b, resp.Close}, err
+}
+
+// post sends a body with a net/http client.
+func post(t testing.TB, c *http.Client, url, contentType, body string) answer {
+	t.Helper()
+	a, err := tryPost(c, url, contentType, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func tryPost(c *http.Client, url, contentType, body string) (answer, error) {
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	return readAnswer(resp)
+}
+
+// sendRaw writes bytes to the server as they are and reads one response.
+func sendRaw(t testing.TB, addr net.Addr, raw string) answer {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return exchange(t, conn, raw)
+}
+
+func exchange(t testing.TB, conn net.Conn, raw string) answer {
+	t.Helper()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if raw != "" {
+		if _, err := io.WriteString(conn, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	method, _, _ := strings.Cut(raw, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("read response: %v", err)
+	}
+	a, err := readAnswer(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// request writes down an HTTP/1.1 request; a header replaces the one it would
+// have had.
+func request(method, target, body string, header ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", method, target)
+	has := func(name string) bool {
+		return slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, name+":") })
+	}
+	if !has("Host") {
+		b.WriteString("Host: 127.0.0.1\r\n")
+	}
+	if !has("Content-Length") && !has("Transfer-Encoding") {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
+	}
+	for _, h := range header {
+		b.WriteString(h + "\r\n")
+	}
+	b.WriteString("\r\n" + body)
+	return b.String()
+}
+
+// checkProblem asserts a problem document and returns it.
+func checkProblem(t testing.TB, a answer, status int, detail string) problemDocument {
+	t.Helper()
+	var p problemDocument
+	if a.status != status {
+		t.Errorf("status %d, want %d; body %s", a.status, status, a.body)
+	}
+	if ct := a.header.Get("Content-Type"); ct != "application/problem+json" {
+		t.Errorf("Content-Type %q, want application/problem+json", ct)
+	}
+	dec := json.NewDecoder(bytes.NewReader(a.body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		t.Fatalf("problem document %q: %v", a.body, err)
+	}
+	if p.Type != "about:blank" || p.Title != http.StatusText(status) || p.Status != status {
+		t.Errorf("problem %+v, want type about:blank, title %q, status %d", p, http.StatusText(status), status)
+	}
+	if !strings.Contains(p.Detail, detail) {
+		t.Errorf("detail %q does not contain %q", p.Detail, detail)
+	}
+	return p
+}
+
+// logBuffer is a log that tests can read.
+type logBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// within waits for a value that will come.
+func within[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatal("waited in vain")
+		panic("unreachable")
+	}
+}

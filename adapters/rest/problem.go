@@ -1,0 +1,150 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+const (
+	internalDetail = "not accepted because of a mistake in fieldbridge; its log says more"
+	// stopRetry is when a request that the daemon's end has cut off is worth
+	// another attempt: about the time of a restart.
+	stopRetry = 5 * time.Second
+)
+
+// problem is an answer that says no (RFC 9457). As an error it carries a
+// refusal from where it is found to where it is written.
+type problem struct {
+	status int
+	// detail says what is wrong and what to do. It goes to the client only.
+	detail string
+	// reasonCode is the broker's, or 0.
+	reasonCode byte
+	// retryAfter is sent in whole seconds, at least one; 0 sends nothing.
+	retryAfter time.Duration
+	// header is sent beside.
+	header http.Header
+	// hangUp closes the connection, for requests whose rest nobody wants.
+	hangUp bool
+}
+
+func (p *problem) Error() string { return p.detail }
+
+// problemDocument is the body, with members in RFC 9457's order. The type
+// "about:blank" says that the status tells the kind of the problem.
+type problemDocument struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	ReasonCode int    `json:"reasonCode,omitempty"`
+}
+
+// problemOf is the one place where errors become HTTP. It returns nil for an
+// error that is nobody's fault but ours.
+func problemOf(err error) *problem {
+	var (
+		p           *problem
+		unavailable *bridge.UnavailableError
+		rejected    *bridge.RejectedError
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &unavailable):
+		return &problem{status: http.StatusServiceUnavailable, retryAfter: max(unavailable.RetryAfter, time.Second),
+			detail: unavailable.Error() + "; send it again after the time in Retry-After"}
+	case errors.As(err, &rejected):
+		return &problem{status: http.StatusUnprocessableEntity, reasonCode: rejected.Code,
+			detail: rejected.Error() + "; " + remedy(rejected.Code)}
+	case errors.Is(err, bridge.ErrTooLarge):
+		return &problem{status: http.StatusRequestEntityTooLarge, detail: err.Error() + "; send less at a time"}
+	case errors.Is(err, bridge.ErrUnknownDevice):
+		return &problem{status: http.StatusNotFound,
+			detail: err.Error() + "; add a [[device]] block with this id to the configuration, or correct the path"}
+	case errors.Is(err, bridge.ErrInvalid):
+		return &problem{status: http.StatusBadRequest, detail: err.Error()}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry,
+			detail: "not accepted: nothing was heard from the broker in time; send it again after the time in Retry-After"}
+	case errors.Is(err, context.Canceled):
+		return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry, hangUp: true,
+			detail: "not accepted: fieldbridge stops, or the connection was closed; send it again after the time in Retry-After"}
+	default:
+		return nil
+	}
+}
+
+// remedy says what to do about a PUBACK's reason code (MQTT v5, section 3.4.2.1).
+func remedy(code byte) string {
+	switch code {
+	case 0x87:
+		return "give the device the right to publish on its topic at the broker, or check its connector's credentials"
+	case 0x90:
+		return "the broker does not take this device id or sub topic; check both, and the connector's uplink_topic"
+	case 0x97:
+		return "the broker's quota is used up; send less, or have it raised"
+	case 0x99:
+		return "the payload does not fit its content type; correct one of them"
+	default:
+		return "do not send it again as it is; the broker's log says more"
+	}
+}
+
+// fail answers a request with an error.
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	p := problemOf(err)
+	if p == nil {
+		s.opts.Logger.Error("reading not accepted", "error", err)
+		p = &problem{status: http.StatusInternalServerError, detail: internalDetail}
+	}
+	refuse(w, p)
+}
+
+func refuse(w http.ResponseWriter, p *problem) {
+	h := w.Header()
+	for k, v := range p.header {
+		h[k] = v
+	}
+	if p.retryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((p.retryAfter+time.Second-1)/time.Second), 10))
+	}
+	if p.hangUp {
+		h.Set("Connection", "close")
+	}
+	writeJSON(w, p.status, "application/problem+json", problemDocument{
+		Type:       "about:blank",
+		Title:      http.StatusText(p.status),
+		Status:     p.status,
+		Detail:     p.detail,
+		ReasonCode: int(p.reasonCode),
+	})
+}
+
+// writeJSON answers with v. What v is made of here can always be encoded, but
+// for Options.Ready's detail.
+func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false) // no page shows it; details stay readable
+	if err := enc.Encode(v); err != nil {
+		buf.Reset()
+		status = http.StatusInternalServerError
+		fmt.Fprintf(&buf, "{\"status\":%d,\"detail\":\"the answer cannot be shown as JSON\"}\n", status)
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(buf.Len()))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes()) // a client that is gone needs no answer
+}

@@ -1,0 +1,213 @@
+package rest
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+)
+
+func (s *Server) routes() http.Handler {
+	r := chi.NewRouter()
+	r.Use(s.observe, routeAsSent, s.guard)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, &problem{status: http.StatusNotFound,
+			detail: "nothing is at this path; readings go to POST /v1/devices/{device}/uplink, with the sub topic behind it if there is one"})
+	})
+	r.MethodNotAllowed(s.methodNotAllowed(r))
+
+	r.Get("/healthz", s.healthz)
+	r.Head("/healthz", s.healthz)
+	r.Get("/readyz", s.readyz)
+	r.Head("/readyz", s.readyz)
+	r.Group(func(r chi.Router) {
+		r.Use(s.limit)
+		r.Post("/v1/devices/{device}/uplink", s.uplink)
+		r.Post("/v1/devices/{device}/uplink/*", s.uplink)
+	})
+	return r
+}
+
+// methodNotAllowed answers 405 with Allow (RFC 9110, section 15.5.6), or 404 if
+// no method would do: chi asks it about unknown methods before it looks at the
+// path.
+func (s *Server) methodNotAllowed(mux *chi.Mux) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		path := chi.RouteContext(r.Context()).RoutePath
+		var allowed []string
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			if mux.Match(chi.NewRouteContext(), m, path) {
+				allowed = append(allowed, m)
+			}
+		}
+		if allowed == nil {
+			mux.NotFoundHandler()(w, r)
+			return
+		}
+		allow := strings.Join(allowed, ", ")
+		refuse(w, &problem{status: http.StatusMethodNotAllowed,
+			detail: "this path does not take the request's method; use " + allow,
+			header: http.Header{"Allow": {allow}}})
+	}
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, "application/json", struct {
+		Status string `json:"status"`
+	}{"ok"})
+}
+
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	ok, detail := s.opts.Ready()
+	status, word := http.StatusOK, "ready"
+	if !ok {
+		status, word = http.StatusServiceUnavailable, "not ready"
+	}
+	writeJSON(w, status, "application/json", struct {
+		Status string `json:"status"`
+		Detail any    `json:"detail,omitempty"`
+	}{word, detail})
+}
+
+// routeAsSent makes chi match the path as the client sent it. Otherwise it
+// would take the decoded path when the escaping was the usual one and the
+// escaped path when it was not, and nobody could tell afterwards whether a
+// parameter has to be decoded. URL.EscapedPath alone will not do: it encodes
+// the decoded path anew, with "/" for "%2F", if the client escaped too little.
+func routeAsSent(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.RawPath
+		if path == "" {
+			path = r.URL.EscapedPath()
+		}
+		chi.RouteContext(r.Context()).RoutePath = path
+		next.ServeHTTP(w, r)
+	})
+}
+
+// guard keeps web pages out: every page that a browser on this machine shows
+// can send requests to loopback addresses, by their address (which the Origin
+// header tells) or by a name of its own that resolves to one (DNS rebinding,
+// which the Host header tells). Programs send neither.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !loopbackHostPort(r.Host) {
+			refuse(w, &problem{status: http.StatusForbidden,
+				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to http://%s", s.Addr())})
+			return
+		}
+		if !sameOrigin(r) {
+			refuse(w, &problem{status: http.StatusForbidden,
+				detail: "the request comes from a web page of another origin; send readings from a program, without an Origin header"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// loopbackHostPort reports whether a Host header names this machine. A request
+// without one (HTTP/1.0) does not come from a browser.
+func loopbackHostPort(hostport string) bool {
+	if hostport == "" {
+		return true
+	}
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	return isLoopbackHost(host)
+}
+
+func sameOrigin(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+	default:
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return false
+		}
+	}
+	origins := r.Header["Origin"]
+	if len(origins) == 0 {
+		return true
+	}
+	if len(origins) > 1 {
+		return false
+	}
+	u, err := url.Parse(origins[0])
+	return err == nil && u.Scheme == "http" && u.Host != "" && strings.EqualFold(u.Host, r.Host)
+}
+
+// limit bounds the readings in progress; Run waits for all of them.
+func (s *Server) limit(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.slots <- struct{}{}:
+		default:
+			refuse(w, &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, hangUp: true,
+				detail: fmt.Sprintf("not accepted: %d readings are in progress already; send it again after the time in Retry-After", cap(s.slots))})
+			return
+		}
+		defer func() { <-s.slots }()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// observe logs each request and survives a panic of a handler.
+func (s *Server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		sw := &statusWriter{ResponseWriter: w}
+		defer func() {
+			if v := recover(); v != nil {
+				s.recovered(sw, v)
+			}
+			s.opts.Logger.LogAttrs(r.Context(), slog.LevelDebug, "http request",
+				slog.String("method", r.Method),
+				slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),
+				slog.Int("status", sw.status),
+				slog.Duration("duration", time.Since(start)))
+		}()
+		next.ServeHTTP(sw, r)
+	})
+}
+
+func (s *Server) recovered(w *statusWriter, v any) {
+	s.opts.Logger.Error("http handler panicked", "error", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if w.status != 0 {
+		// Part of an answer is out: only a broken connection says that the rest
+		// is missing.
+		panic(http.ErrAbortHandler)
+	}
+	refuse(w, &problem{status: http.StatusInternalServerError, hangUp: true, detail: internalDetail})
+}
+
+// statusWriter remembers the status of the answer; 0 means none yet.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

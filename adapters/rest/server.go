@@ -1,0 +1,254 @@
+// Package rest takes readings in over HTTP: an app on this machine posts a
+// payload, and gets its 2xx once the broker has it.
+//
+// Until the endpoint can tell its callers apart, only this machine may reach
+// it: New refuses any other address, and pages in this machine's browsers are
+// refused by their Origin and Host headers.
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+// Defaults of Options.
+const (
+	DefaultMaxBody           = 256 << 10
+	DefaultMaxConcurrent     = 512
+	DefaultReadHeaderTimeout = 5 * time.Second
+	DefaultReadTimeout       = 30 * time.Second
+	DefaultAcceptTimeout     = 60 * time.Second
+	DefaultIdleTimeout       = 2 * time.Minute
+	DefaultDrainTimeout      = 10 * time.Second
+)
+
+const (
+	// maxHeaderBytes bounds request line and headers. The longest path that can
+	// be right, a device id and a sub topic percent-encoded, is below 4 KiB.
+	maxHeaderBytes = 16 << 10
+	// answerTime is what writing an answer may take a slow client.
+	answerTime = 10 * time.Second
+	// cutTime is what handlers that were cancelled at the end of a drain get to
+	// write their answer.
+	cutTime = time.Second
+)
+
+// Accepter takes readings; *bridge.Bridge is one. Its methods are called from
+// many goroutines at once.
+type Accepter interface {
+	// Known reports whether readings of the device are taken. It does not
+	// block: it is asked before the body is read, so that a wrong path costs
+	// nothing.
+	Known(device bridge.DeviceID) bool
+	// Accept blocks until the broker has the reading or it is refused, and
+	// returns soon after ctx is done. The payload belongs to it from then on.
+	// The errors that the caller is told about are bridge.ErrUnknownDevice,
+	// bridge.ErrTooLarge, *bridge.UnavailableError, *bridge.RejectedError and
+	// ctx's; any other is logged and answered with 500.
+	Accept(ctx context.Context, r bridge.Reading) (bridge.Receipt, error)
+}
+
+// Options configure a Server. Zero values mean the defaults above.
+type Options struct {
+	// Listen is "host:port": a loopback address or localhost. Port 0 takes a
+	// free one; Addr tells which.
+	Listen string
+	// MaxBody is the largest payload in bytes.
+	MaxBody int64
+	// MaxConcurrent bounds the readings that are being received or accepted;
+	// above it, 503. With MaxBody it bounds the memory.
+	MaxConcurrent int
+	// Logger gets a line per request at DEBUG, and what is broken at ERROR.
+	// nil logs nothing. Payloads and queries are never logged.
+	Logger *slog.Logger
+	// Ready answers GET /readyz: can readings be accepted, and a detail that is
+	// shown as JSON. It must not block and must not tell a secret. nil means
+	// always. A broker that is down is no reason to say no.
+	Ready func() (ok bool, detail any)
+
+	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
+	// to send the whole request.
+	ReadHeaderTimeout time.Duration
+	ReadTimeout       time.Duration
+	// AcceptTimeout bounds how long Accept may take.
+	AcceptTimeout time.Duration
+	// IdleTimeout is how long a connection is kept between requests.
+	IdleTimeout time.Duration
+	// DrainTimeout is how long Run waits at its end for readings in progress.
+	DrainTimeout time.Duration
+}
+
+func (o Options) withDefaults() (Options, error) {
+	set := func(d *time.Duration, def time.Duration) bool {
+		if *d == 0 {
+			*d = def
+		}
+		return *d > 0
+	}
+	ok := set(&o.ReadHeaderTimeout, DefaultReadHeaderTimeout) &&
+		set(&o.ReadTimeout, DefaultReadTimeout) &&
+		set(&o.AcceptTimeout, DefaultAcceptTimeout) &&
+		set(&o.IdleTimeout, DefaultIdleTimeout) &&
+		set(&o.DrainTimeout, DefaultDrainTimeout)
+	if o.MaxBody == 0 {
+		o.MaxBody = DefaultMaxBody
+	}
+	if o.MaxConcurrent == 0 {
+		o.MaxConcurrent = DefaultMaxConcurrent
+	}
+	if !ok || o.MaxBody < 0 || o.MaxConcurrent < 0 {
+		return o, errors.New("http options: limits and timeouts must not be negative")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Ready == nil {
+		o.Ready = func() (bool, any) { return true, nil }
+	}
+	return o, nil
+}
+
+// Server is the HTTP endpoint.
+type Server struct {
+	opts     Options
+	accepter Accepter
+	listener net.Listener
+	http     *http.Server
+	cancel   context.CancelFunc // ends the context of all requests
+	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
+}
+
+// New binds the listener, so that a wrong or taken address is known before
+// anything runs. The caller must call Run or Close.
+func New(o Options, a Accepter) (*Server, error) {
+	if a == nil {
+		return nil, errors.New("http options: no accepter")
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listenLoopback(o.Listen)
+	if err != nil {
+		return nil, err
+	}
+	return newServer(o, a, ln), nil
+}
+
+func newServer(o Options, a Accepter, ln net.Listener) *Server {
+	// Requests do not live in Run's context: its end must not take the answer
+	// from those that wait for the broker.
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{
+		opts: o, accepter: a, listener: ln, cancel: cancel,
+		slots: make(chan struct{}, o.MaxConcurrent),
+	}
+	s.http = &http.Server{
+		Handler:                      s.routes(),
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            o.ReadHeaderTimeout,
+		ReadTimeout:                  o.ReadTimeout,
+		WriteTimeout:                 o.ReadTimeout + o.AcceptTimeout + answerTime,
+		IdleTimeout:                  o.IdleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// Addr is the address that the server listens on.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Close releases the listener of a server that will not run. During Run it ends
+// Run without a drain; after it, it does nothing.
+func (s *Server) Close() error {
+	s.cancel()
+	if err := errors.Join(s.http.Close(), s.listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("close http endpoint: %w", err)
+	}
+	return nil
+}
+
+// Run serves until ctx is done. Then it takes no new connections, lets the
+// readings in progress be answered for up to DrainTimeout, cancels what is left
+// and returns nil once no call of the Accepter is under way. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String())
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(s.listener) }()
+
+	var err error
+	select {
+	case err = <-served:
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil // by Close
+		} else {
+			err = fmt.Errorf("serve http on %s: %w", s.Addr(), err)
+		}
+	case <-ctx.Done():
+		s.drain()
+		<-served
+	}
+	s.cancel()
+	_ = s.http.Close() // what is still open has been cut off on purpose
+	for range cap(s.slots) {
+		s.slots <- struct{}{}
+	}
+	return err
+}
+
+func (s *Server) drain() {
+	if s.shutdown(s.opts.DrainTimeout) == nil {
+		return
+	}
+	s.opts.Logger.Warn("http requests cut off", "count", len(s.slots), "after", s.opts.DrainTimeout)
+	s.cancel()
+	_ = s.shutdown(cutTime) // Run closes what does not end even now
+}
+
+func (s *Server) shutdown(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return s.http.Shutdown(ctx)
+}
+
+// listenLoopback listens on an address that only this machine reaches.
+func listenLoopback(address string) (net.Listener, error) {
+	const advice = `without tokens only this machine may reach the endpoint; use "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"`
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: not host:port; %s", address, advice)
+	}
+	if !isLoopbackHost(host) {
+		return nil, fmt.Errorf("listen on %q: not a loopback address; %s", address, advice)
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", address, err)
+	}
+	// A hosts file can say anything about localhost.
+	if a, ok := ln.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		_ = ln.Close()
+		return nil, fmt.Errorf("listen on %q: it resolves to %s; %s", address, ln.Addr(), advice)
+	}
+	return ln, nil
+}
+
+// isLoopbackHost takes a host without port or brackets.
+func isLoopbackHost(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}

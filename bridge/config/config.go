@@ -1,0 +1,204 @@
+package config
+
+import (
+	"log/slog"
+	"strings"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+// The ways to authenticate towards a broker (key auth of a connector).
+const (
+	// AuthDeviceCredentials: every device signs its own JWT, one session each.
+	AuthDeviceCredentials = "device-credentials"
+	// AuthUplinkSecret: one secret and one session for all devices.
+	AuthUplinkSecret = "uplink-secret"
+)
+
+// The ways to decode a frame from a serial port (key decode).
+const (
+	DecodeRaw  = "raw"  // the bytes as they are
+	DecodeText = "text" // must be UTF-8
+	DecodeJSON = "json" // must be one JSON value
+)
+
+// The ways to name a key in a JWT header (key key_id).
+const (
+	KeyIDNone   = "none"   // no kid
+	KeyIDSHA256 = "sha256" // lower-case hex SHA-256 of the public key (SubjectPublicKeyInfo, DER)
+)
+
+// FramingLine cuts the bytes of a serial port at a delimiter.
+const FramingLine = "line"
+
+// Config is a whole configuration without mistakes: defaults are filled in,
+// references resolved, secrets read. It is not changed after Load and may be
+// read from many goroutines. Printing it shows no secret.
+type Config struct {
+	// File is the main file, as it was given to Load.
+	File string
+	// Gateway is this machine's name in user properties; never empty.
+	Gateway string
+	Log     Log
+	// AckTimeout is how long a reading waits for the broker's PUBACK.
+	AckTimeout time.Duration
+	HTTP       HTTP
+	// Connectors, Devices and Serials are in the order of the files: the main
+	// file first, then the included ones.
+	Connectors []Connector
+	Devices    []Device
+	Serials    []Serial
+
+	lines map[string]map[string]int // file, then key: line
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level slog.Level
+	// Format is "auto", "text" or "json".
+	Format string
+}
+
+// HTTP is the endpoint for apps on this machine.
+type HTTP struct {
+	Pos Position
+	// Listen is host:port; the host is a loopback address or "localhost", port 0
+	// takes any free one.
+	Listen string
+	// MaxBody is the largest request body in bytes.
+	MaxBody int64
+}
+
+// Connector is one broker endpoint with one way to authenticate.
+type Connector struct {
+	Pos  Position
+	Name string
+	// Broker is the URL with its port: mqtt://host:1883 or mqtts://host:8883.
+	Broker string
+	// Address is the host:port of Broker, Host the name for its certificate.
+	Address string
+	Host    string
+	// TLS is set for mqtts.
+	TLS bool
+	// Auth is AuthDeviceCredentials or AuthUplinkSecret.
+	Auth string
+	// CAFile is the path of CAPEM, or "". CAPEM holds certificates that are
+	// trusted beside those of the system; nil means none.
+	CAFile string
+	CAPEM  []byte
+	// KeyFile is the template from which devices without a key file of their own
+	// got their key, as it is written in the file. Only for device credentials.
+	KeyFile string
+	// ID is the device connector's id, the MQTT user name; Secret its secret.
+	// Only for the uplink secret.
+	ID     string
+	Secret bridge.Secret
+	// AnyDevice accepts readings of devices that are not in Devices. At most one
+	// connector has it.
+	AnyDevice bool
+	// KeepAlive and SessionExpiry are whole seconds (MQTT v5 sections 3.1.2.10
+	// and 3.1.2.11.2).
+	KeepAlive     time.Duration
+	SessionExpiry time.Duration
+	// ReceiveMaximum is how many unacknowledged downlinks the broker may have
+	// under way to us (MQTT v5 section 3.1.2.11.3).
+	ReceiveMaximum uint16
+	// MaxPayload is the largest payload of a reading in bytes.
+	MaxPayload int64
+	// UserProperties adds id, time and gateway to each reading.
+	UserProperties bool
+	// UplinkTopic and DownlinkTopic are templates for Expand. DownlinkTopic has
+	// the device as a whole level and ends in "/#".
+	UplinkTopic   string
+	DownlinkTopic string
+	// Token is for device credentials only.
+	Token Token
+}
+
+// Token says how the JWTs of a connector's devices are made.
+type Token struct {
+	// Audience is a template for Connector.Expand.
+	Audience string
+	Lifetime time.Duration
+	// KeyID is KeyIDNone or KeyIDSHA256.
+	KeyID string
+}
+
+// Device is one device and where its downlinks go.
+type Device struct {
+	Pos Position
+	ID  bridge.DeviceID
+	// ConnectorName is the name of an existing connector.
+	ConnectorName string
+	// KeyFile is the path of KeyPEM, the content of the private key's file; it
+	// has not been parsed. Only for device credentials.
+	KeyFile   string
+	KeyPEM    bridge.Secret
+	Downlinks []Downlink
+}
+
+// Downlink sends the downlinks that match a filter to one target.
+type Downlink struct {
+	Pos Position
+	// Subtopic is an MQTT filter on the sub topic; "" matches everything.
+	Subtopic string
+	// Webhook is an http or https URL, Serial the name of an existing serial
+	// port; exactly one of them is set.
+	Webhook string
+	Serial  string
+}
+
+// Serial is one serial port.
+type Serial struct {
+	Pos  Position
+	Name string
+	// Port is the absolute path of the port; it need not exist now.
+	Port string
+	Baud int
+	// Mode is data bits, parity (N, E, O, M or S) and stop bits: "8N1".
+	Mode string
+	// Framing is FramingLine; Delimiter ends each frame.
+	Framing   string
+	Delimiter []byte
+	// MaxFrame is the longest frame in bytes.
+	MaxFrame int64
+	// Decode is DecodeRaw, DecodeText or DecodeJSON.
+	Decode      string
+	Device      bridge.DeviceID
+	Subtopic    bridge.Subtopic
+	ContentType string
+}
+
+// Connector returns the connector with this name, or nil. It belongs to c.
+func (c *Config) Connector(name string) *Connector {
+	for i := range c.Connectors {
+		if c.Connectors[i].Name == name {
+			return &c.Connectors[i]
+		}
+	}
+	return nil
+}
+
+// At returns the position of a key inside a block ("key_file" of a Device.Pos),
+// for a mistake that shows only when the value is used. If the file does not
+// give the key, the line is that of the block. The zero block is the main file.
+func (c *Config) At(block Position, key string) Position {
+	if block.File == "" {
+		block.File = c.File
+	}
+	p := Position{File: block.File, Key: joinPath(block.Key, key)}
+	p.Line = lineOf(c.lines[p.File], p.Key)
+	return p
+}
+
+// Expand fills a template of the connector (a topic or an audience) for a
+// device. The result is a secret because a topic may hold the connector's one.
+func (c *Connector) Expand(template string, device bridge.DeviceID) bridge.Secret {
+	// One pass: a device that is named "{secret}" stays what it is.
+	return bridge.NewSecret(strings.NewReplacer(
+		placeDevice, string(device),
+		placeSecret, c.Secret.Reveal(),
+		placeConnector, c.Name,
+	).Replace(template))
+}

@@ -1,0 +1,318 @@
+package config
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What templates can hold.
+const (
+	placeDevice    = "{device}"    // the device's id
+	placeSecret    = "{secret}"    // the connector's secret
+	placeConnector = "{connector}" // the connector's name
+)
+
+// maxExpiry is the largest session expiry interval that is not "never" (MQTT v5
+// section 3.1.2.11.2).
+const maxExpiry = 0xFFFFFFFE * time.Second
+
+func (v *validator) connectors() {
+	v.connectorNames = make(map[string]int)
+	if len(v.raw.Connectors) == 0 && !v.incomplete && v.raw.In.ok("connector") {
+		v.raw.In.wrong("connector", "no connector is defined", "add a [[connector]] block with name, broker and auth")
+	}
+	names := make(map[string]Position)
+	anyDevice := ""
+	for i := range v.raw.Connectors {
+		raw := &v.raw.Connectors[i]
+		if checkUnique(raw.In, "name", raw.Name, names) {
+			v.connectorNames[raw.Name] = i
+		}
+		c := v.connector(raw)
+		if c.AnyDevice {
+			if anyDevice != "" {
+				raw.In.wrong("devices", fmt.Sprintf("%q is already the value of the connector at %s", "any", anyDevice), "a device that is not listed can go to one connector only")
+			} else {
+				anyDevice = raw.In.pos("").String()
+			}
+		}
+		v.cfg.Connectors = append(v.cfg.Connectors, c)
+	}
+}
+
+// checkUnique checks a required name against those that were seen before.
+func checkUnique(in place, key, name string, seen map[string]Position) bool {
+	if name == "" {
+		in.missing(key, "letters A to Z, digits, _ and - are allowed")
+		return false
+	}
+	if !in.ok(key) || !in.flawed(key, checkName(name)) {
+		return false
+	}
+	if first, ok := seen[name]; ok {
+		in.wrong(key, fmt.Sprintf("the name %q is taken", name), "by "+first.String())
+		return false
+	}
+	seen[name] = in.pos("")
+	return true
+}
+
+func (v *validator) connector(raw *rawConnector) Connector {
+	in := raw.In
+	c := Connector{
+		Pos: in.pos(""), Name: raw.Name, Auth: raw.Auth,
+		KeyFile: raw.KeyFile, ID: raw.ID,
+		KeepAlive: raw.KeepAlive, SessionExpiry: raw.SessionExpiry,
+		ReceiveMaximum: uint16(raw.ReceiveMaximum), MaxPayload: int64(raw.MaxPayload),
+		UserProperties: raw.UserProperties,
+		UplinkTopic:    raw.UplinkTopic, DownlinkTopic: raw.DownlinkTopic,
+	}
+	checkDuration(in, "keep_alive", raw.KeepAlive, durationRange{min: 5 * time.Second, max: 65535 * time.Second, whole: true})
+	checkDuration(in, "session_expiry", raw.SessionExpiry, durationRange{min: time.Minute, max: maxExpiry, whole: true})
+	checkInt(in, "receive_maximum", raw.ReceiveMaximum, 1, 65535)
+	checkSize(in, "max_payload", raw.MaxPayload, maxMQTTPayload)
+	v.broker(raw, &c)
+	v.caFile(raw, &c)
+
+	auths := []string{AuthDeviceCredentials, AuthUplinkSecret}
+	switch {
+	case raw.Auth == "":
+		in.missing("auth", "one of "+quoted(auths))
+	case oneOf(in, "auth", raw.Auth, auths):
+		if raw.Auth == AuthDeviceCredentials {
+			v.deviceCredentials(raw, &c)
+		} else {
+			v.uplinkSecret(raw, &c)
+		}
+		v.topics(raw, &c)
+	}
+	return c
+}
+
+// broker checks the URL. No message shows it: people write passwords into URLs.
+func (v *validator) broker(raw *rawConnector, c *Connector) {
+	in := raw.In
+	if raw.Broker == "" {
+		in.missing("broker", `such as broker = "mqtts://mqtt.akenza.io:8883"`)
+		return
+	}
+	const example = `write it as "mqtts://host:8883"`
+	u, err := url.Parse(raw.Broker)
+	if err != nil {
+		in.wrong("broker", "is not a URL", example)
+		return
+	}
+	port := ""
+	switch u.Scheme {
+	case "mqtt":
+		port = "1883"
+	case "mqtts":
+		port, c.TLS = "8883", true
+	case "ws", "wss":
+		in.wrong("broker", fmt.Sprintf("%s:// is not supported yet by this version", u.Scheme), "use mqtt:// or mqtts://")
+		return
+	default:
+		in.wrong("broker", "does not start with mqtt:// or mqtts://", example)
+		return
+	}
+	switch {
+	case u.User != nil:
+		in.wrong("broker", "contains a user name or password", "credentials are given by auth and its keys")
+	case u.Opaque != "" || u.Hostname() == "":
+		in.wrong("broker", "names no host", example)
+	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		in.wrong("broker", "has something behind the port", example)
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		in.wrong("broker", "has a port that is not 1 to 65535", example)
+	}
+	c.Host = u.Hostname()
+	c.Address = net.JoinHostPort(c.Host, port)
+	c.Broker = u.Scheme + "://" + c.Address
+}
+
+func (v *validator) caFile(raw *rawConnector, c *Connector) {
+	in := raw.In
+	if raw.CAFile == "" || !in.ok("ca_file") {
+		return
+	}
+	if !c.TLS && c.Address != "" {
+		in.wrong("ca_file", "has no effect on mqtt://, which is not encrypted", "use mqtts:// or remove it")
+		return
+	}
+	path, _, f := in.src.resolve(raw.CAFile)
+	if !in.flawed("ca_file", f) {
+		return
+	}
+	data, f := readRegular(path, maxCAFile)
+	if f == nil {
+		f = checkCertificates(path, data)
+	}
+	if in.flawed("ca_file", f) {
+		c.CAFile, c.CAPEM = path, data
+	}
+}
+
+// checkCertificates accepts PEM (RFC 7468) with certificates and nothing else.
+func checkCertificates(path string, data []byte) *flaw {
+	const hint = `it must hold PEM blocks "-----BEGIN CERTIFICATE-----"`
+	n := 0
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		n++
+		if block.Type != "CERTIFICATE" {
+			return &flaw{fmt.Sprintf("%s: block %d is a %q, not a certificate", path, n, block.Type), hint}
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return &flaw{fmt.Sprintf("%s: certificate %d cannot be read: %v", path, n, err), "export it again as PEM"}
+		}
+	}
+	switch {
+	case n == 0:
+		return &flaw{fmt.Sprintf("%s holds no certificate", path), hint}
+	case bytes.Contains(data, []byte("-----BEGIN")):
+		return &flaw{fmt.Sprintf("%s: block %d is damaged", path, n+1), hint}
+	}
+	return nil
+}
+
+// onlyFor records keys that mean nothing with the connector's auth.
+func onlyFor(in place, auth string, keys ...string) {
+	for _, key := range keys {
+		if in.gives(key) && in.ok(key) {
+			in.wrong(key, fmt.Sprintf("is only for auth = %q", auth), "remove it")
+		}
+	}
+}
+
+func (v *validator) deviceCredentials(raw *rawConnector, c *Connector) {
+	in := raw.In
+	onlyFor(in, AuthUplinkSecret, "id", "secret_file", "devices")
+	if in.ok("key_file") {
+		in.flawed("key_file", checkTemplate(raw.KeyFile, placeDevice))
+	}
+	t := &raw.Token
+	c.Token = Token{Audience: t.Audience, Lifetime: t.Lifetime, KeyID: t.KeyID}
+	if t.In.ok("audience") {
+		f := checkText(t.Audience)
+		switch {
+		case t.Audience == "":
+			f = &flaw{"is empty", fmt.Sprintf("such as %q", defaultAudience)}
+		case f == nil:
+			f = checkTemplate(t.Audience, placeDevice, placeConnector)
+		}
+		t.In.flawed("audience", f)
+	}
+	checkDuration(t.In, "lifetime", t.Lifetime, durationRange{min: 2 * time.Second, max: 24 * time.Hour})
+	oneOf(t.In, "key_id", t.KeyID, []string{KeyIDNone, KeyIDSHA256})
+}
+
+func (v *validator) uplinkSecret(raw *rawConnector, c *Connector) {
+	in := raw.In
+	onlyFor(in, AuthDeviceCredentials, "key_file", "token")
+	if raw.ID == "" {
+		in.missing("id", "the device connector's id, which is the MQTT user name")
+	} else {
+		in.flawed("id", checkText(raw.ID))
+	}
+	c.AnyDevice = oneOf(in, "devices", raw.Devices, []string{"listed", "any"}) && raw.Devices == "any"
+	if raw.SecretFile == "" {
+		in.missing("secret_file", "the file that holds the device connector's secret")
+		return
+	}
+	secret, f := in.src.readUplinkSecret(raw.SecretFile)
+	if in.flawed("secret_file", f) {
+		c.Secret = secret
+	}
+}
+
+// topics checks the templates. No message shows one: it may hold the secret
+// where the placeholder should be.
+func (v *validator) topics(raw *rawConnector, c *Connector) {
+	up, down := "/up/device/id/{device}", "/down/device/id/{device}/#"
+	places := []string{placeDevice, placeConnector}
+	if raw.Auth == AuthUplinkSecret {
+		up, down = "/up/{secret}/id/{device}", "/down/{secret}/id/{device}/#"
+		places = append(places, placeSecret)
+	}
+	check := func(key, value string, special func(string) *flaw) {
+		if !raw.In.ok(key) {
+			return
+		}
+		f := checkText(value)
+		if f == nil {
+			f = checkTemplate(value, places...)
+		}
+		if f == nil && !c.Secret.IsZero() && strings.Contains(value, c.Secret.Reveal()) {
+			f = &flaw{"contains the secret itself", "write {secret} in its place"}
+		}
+		if f == nil {
+			f = special(value)
+		}
+		raw.In.flawed(key, f)
+	}
+	if c.UplinkTopic == "" {
+		c.UplinkTopic = up
+	}
+	if c.DownlinkTopic == "" {
+		c.DownlinkTopic = down
+	}
+	check("uplink_topic", c.UplinkTopic, func(s string) *flaw { return checkUplinkTopic(s, up) })
+	check("downlink_topic", c.DownlinkTopic, func(s string) *flaw { return checkDownlinkTopic(s, down) })
+}
+
+func checkUplinkTopic(s, example string) *flaw {
+	hint := fmt.Sprintf("such as %q", example)
+	switch {
+	case strings.ContainsAny(s, "+#"):
+		return &flaw{"contains a wildcard (+ or #)", hint}
+	case !strings.Contains(s, placeDevice):
+		return &flaw{"does not contain {device}", hint}
+	case strings.HasSuffix(s, "/"):
+		return &flaw{"ends in /", "sub topics are appended with a / of their own"}
+	}
+	return nil
+}
+
+func checkDownlinkTopic(s, example string) *flaw {
+	hint := fmt.Sprintf("such as %q", example)
+	head, ok := strings.CutSuffix(s, "/#")
+	switch {
+	case !ok:
+		return &flaw{"does not end in /#", hint}
+	case strings.ContainsAny(head, "+#"):
+		return &flaw{"contains a wildcard (+ or #) before its last level", hint}
+	case !slices.Contains(strings.Split(head, "/"), placeDevice):
+		return &flaw{"does not contain {device} as a whole level", hint}
+	}
+	return nil
+}
+
+// checkTemplate accepts the given placeholders and no other braces.
+func checkTemplate(s string, allowed ...string) *flaw {
+	rest := s
+	for _, p := range allowed {
+		rest = strings.ReplaceAll(rest, p, " ") // "{dev{secret}ice}" must not become one
+	}
+	if !strings.ContainsAny(rest, "{}") {
+		return nil
+	}
+	if strings.Contains(rest, placeSecret) {
+		return &flaw{"contains {secret}, but this connector has no secret to put there", "allowed are " + strings.Join(allowed, ", ")}
+	}
+	return &flaw{"contains { or } outside of a known placeholder", "allowed are " + strings.Join(allowed, ", ")}
+}

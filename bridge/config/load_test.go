@@ -1,0 +1,324 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"fieldbridge/bridge"
+)
+
+const (
+	plant = "[[connector]]\nname = \"plant\"\nbroker = \"mqtts://b.example\"\nauth = \"device-credentials\"\nkey_file = \"keys/good.pem\"\n"
+	yard  = "[[connector]]\nname = \"yard\"\nbroker = \"mqtt://b.example:1884\"\nauth = \"uplink-secret\"\nid = \"abc\"\nsecret_file = \"secrets/yard\"\n"
+)
+
+func mustLoad(t testing.TB, dir, text string) *Config {
+	t.Helper()
+	cfg, err := loadText(t, dir, text)
+	if err != nil {
+		t.Fatalf("Load:\n%v", err)
+	}
+	return cfg
+}
+
+func TestDefaults(t *testing.T) {
+	dir := fixture(t)
+	cfg := mustLoad(t, dir, plant+yard+
+		"[[device]]\nid = \"d1\"\nconnector = \"plant\"\n"+
+		"[[serial]]\nname = \"s\"\nport = \"/dev/ttyS0\"\ndevice = \"d1\"\n")
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	main := filepath.Join(dir, "fieldbridge.toml")
+	at := func(line int, key string) Position { return Position{File: main, Line: line, Key: key} }
+	want := &Config{
+		File: main, Gateway: host,
+		Log:        Log{Level: slog.LevelInfo, Format: "auto"},
+		AckTimeout: time.Second,
+		HTTP:       HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144},
+		Connectors: []Connector{{
+			Pos: at(1, "connector[0]"), Name: "plant", Auth: AuthDeviceCredentials,
+			Broker: "mqtts://b.example:8883", Address: "b.example:8883", Host: "b.example", TLS: true,
+			KeyFile: "keys/good.pem", KeepAlive: time.Minute, SessionExpiry: 24 * time.Hour,
+			ReceiveMaximum: 32, MaxPayload: 262144,
+			UplinkTopic: "/up/device/id/{device}", DownlinkTopic: "/down/device/id/{device}/#",
+			Token: Token{Audience: "https://akenza.io/devices/{device}", Lifetime: time.Hour, KeyID: "none"},
+		}, {
+			Pos: at(6, "connector[1]"), Name: "yard", Auth: AuthUplinkSecret,
+			Broker: "mqtt://b.example:1884", Address: "b.example:1884", Host: "b.example",
+			ID: "abc", Secret: bridge.NewSecret(theSecret), KeepAlive: time.Minute, SessionExpiry: 24 * time.Hour,
+			ReceiveMaximum: 32, MaxPayload: 262144,
+			UplinkTopic: "/up/{secret}/id/{device}", DownlinkTopic: "/down/{secret}/id/{device}/#",
+		}},
+		Devices: []Device{{
+			Pos: at(12, "device[0]"), ID: "d1", ConnectorName: "plant",
+			KeyFile: filepath.Join(dir, "keys/good.pem"), KeyPEM: bridge.NewSecret(readTrimmed(t, dir, "keys/good.pem")),
+		}},
+		Serials: []Serial{{
+			Pos: at(15, "serial[0]"), Name: "s", Port: "/dev/ttyS0", Baud: 9600, Mode: "8N1",
+			Framing: "line", Delimiter: []byte("\n"), MaxFrame: 4096, Decode: "text",
+			Device: "d1", ContentType: "text/plain",
+		}},
+	}
+	if diff := cmp.Diff(want, cfg, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(sameSecret)); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func sameSecret(a, b bridge.Secret) bool { return a.Reveal() == b.Reveal() }
+
+func readTrimmed(t testing.TB, dir, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// What a file gives reaches the Config: one value of each key, each another one
+// than the default.
+func TestValues(t *testing.T) {
+	dir := fixture(t)
+	cfg := mustLoad(t, dir, `
+gateway = "hall-ä"
+ack_timeout = "1500ms"
+log.level = "debug"
+log.format = "json"
+http = { listen = "[::1]:0", max_body = "1MB" }
+connector = [
+  { name = "plant", broker = "mqtts://[2001:db8::1]:1", auth = "device-credentials", ca_file = "ca/good.pem",
+    keep_alive = "65535s", session_expiry = "4294967294s", receive_maximum = 65535, max_payload = "256MiB",
+    user_properties = true, uplink_topic = "{connector}/{device}", downlink_topic = "d/{device}/#",
+    token = { audience = "x", lifetime = "2s", key_id = "sha256" } },
+]
+[[device]]
+id = "dev-1"
+key_file = "keys/{device}.pem"
+[[device.downlink]]
+subtopic = "+/x/#"
+webhook = "https://h/x?y=z"
+[[device.downlink]]
+serial = "s"
+[[serial]]
+name = "s"
+port = "/dev/pts/../ttyS0"
+baud = 115200
+mode = "7E1.5"
+framing = "line"
+delimiter = "\r\u0000"
+max_frame = "1B"
+decode = "raw"
+device = "dev-1"
+subtopic = "a/b"
+content_type = "Text/CSV; charset=UTF-8"
+`)
+	c, d, s := cfg.Connectors[0], cfg.Devices[0], cfg.Serials[0]
+	for _, tt := range []struct {
+		what      string
+		got, want any
+	}{
+		{"gateway", cfg.Gateway, "hall-ä"},
+		{"ack_timeout", cfg.AckTimeout, 1500 * time.Millisecond},
+		{"log", cfg.Log, Log{slog.LevelDebug, "json"}},
+		{"listen", cfg.HTTP.Listen, "[::1]:0"},
+		{"max_body", cfg.HTTP.MaxBody, int64(1e6)},
+		{"broker", c.Broker, "mqtts://[2001:db8::1]:1"},
+		{"address", c.Address + " " + c.Host, "[2001:db8::1]:1 2001:db8::1"},
+		{"ca_file", c.CAFile, filepath.Join(dir, "ca/good.pem")},
+		{"ca", strings.TrimSpace(string(c.CAPEM)), readTrimmed(t, dir, "ca/good.pem")},
+		{"keep_alive", c.KeepAlive, 65535 * time.Second},
+		{"session_expiry", c.SessionExpiry, 0xFFFFFFFE * time.Second},
+		{"receive_maximum", c.ReceiveMaximum, uint16(65535)},
+		{"max_payload", c.MaxPayload, int64(256 << 20)},
+		{"user_properties", c.UserProperties, true},
+		{"topics", c.UplinkTopic + " " + c.DownlinkTopic, "{connector}/{device} d/{device}/#"},
+		{"token", c.Token, Token{"x", 2 * time.Second, "sha256"}},
+		{"device connector", d.ConnectorName, "plant"},
+		{"device key", d.KeyFile, filepath.Join(dir, "keys/dev-1.pem")},
+		{"downlinks", fmt.Sprint(len(d.Downlinks), d.Downlinks[0].Subtopic, d.Downlinks[0].Webhook, d.Downlinks[1].Serial), "2+/x/#https://h/x?y=zs"},
+		{"serial", s.Port + " " + s.Mode + " " + s.Decode, "/dev/pts/../ttyS0 7E1.5 raw"},
+		{"baud", s.Baud, 115200},
+		{"delimiter", string(s.Delimiter), "\r\x00"},
+		{"max_frame", s.MaxFrame, int64(1)},
+		{"subtopic", s.Subtopic, bridge.Subtopic("a/b")},
+		{"content_type", s.ContentType, "text/csv; charset=UTF-8"},
+	} {
+		if !reflect.DeepEqual(tt.got, tt.want) {
+			t.Errorf("%s: got %#v, want %#v", tt.what, tt.got, tt.want)
+		}
+	}
+}
+
+func TestContentTypeFollowsDecode(t *testing.T) {
+	dir := fixture(t)
+	for decode, want := range map[string]string{
+		"raw": "application/octet-stream", "text": "text/plain", "json": "application/json",
+	} {
+		cfg := mustLoad(t, dir, plant+"[[device]]\nid = \"d\"\n[[serial]]\nname = \"s\"\nport = \"/dev/x\"\ndevice = \"d\"\ndecode = \""+decode+"\"\n")
+		if got := cfg.Serials[0].ContentType; got != want {
+			t.Errorf("decode = %q: content type %q, want %q", decode, got, want)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	for s, ok := range map[string]bool{
+		"127.0.0.1:8080": true, "127.8.8.8:1": true, "localhost:0": true, "[::1]:65535": true,
+		"": false, ":0": false, "0.0.0.0:1": false, "[::]:1": false, "10.0.0.1:1": false, "192.168.1.1:80": false,
+		"localhost.example:1": false, "LOCALHOST:1": false, "127.0.0.1": false, "127.0.0.1:65536": false,
+		"127.0.0.1:080": false, "127.0.0.1:": false, "127.1:80": false, "unix:/run/x": false,
+	} {
+		if f := checkListen(s); (f == nil) != ok {
+			t.Errorf("checkListen(%q) = %v, want ok = %v", s, f, ok)
+		}
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	dir, creds := fixture(t), t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", creds)
+	// systemd makes them 0440 for the service's user.
+	writeFile(t, filepath.Join(creds, "yard"), "from-systemd", 0o440)
+	writeFile(t, filepath.Join(creds, "key-dev-1"), "the key", 0o440)
+	cfg := mustLoad(t, dir, strings.Replace(yard, "secrets/yard", "credentials:yard", 1)+
+		strings.Replace(plant, "keys/good.pem", "credentials:key-{device}", 1)+
+		"[[device]]\nid = \"dev-1\"\nconnector = \"plant\"\n")
+	if got := cfg.Connectors[0].Secret.Reveal(); got != "from-systemd" {
+		t.Errorf("secret is %q", got)
+	}
+	if got := cfg.Devices[0].KeyPEM.Reveal(); got != "the key" {
+		t.Errorf("key is %q", got)
+	}
+}
+
+func TestInclude(t *testing.T) {
+	dir := fixture(t)
+	// Paths in an included file start at that file; a file is read once; the
+	// main file, hidden files and empty patterns are no trouble.
+	writeFile(t, filepath.Join(dir, "more/c.toml"), strings.ReplaceAll(plant, "keys/", "../keys/"), 0o644)
+	cfg := mustLoad(t, dir, "include = [\"inc/*.toml\", \"inc/a.toml\", \"./inc/../inc/a*\", \""+dir+"/inc/b.toml\", \"*.toml\", \"none/*.toml\", \"more/[c].toml\"]\n")
+	if len(cfg.Devices) != 1 || len(cfg.Serials) != 1 || len(cfg.Connectors) != 1 {
+		t.Fatalf("got %d devices, %d ports, %d connectors, want one each", len(cfg.Devices), len(cfg.Serials), len(cfg.Connectors))
+	}
+	want := Position{File: filepath.Join(dir, "inc/a.toml"), Line: 1, Key: "device[0]"}
+	if got := cfg.Devices[0].Pos; got != want {
+		t.Errorf("the device is at %v, want %v", got, want)
+	}
+	if got, want := cfg.Devices[0].KeyFile, filepath.Join(dir, "keys/good.pem"); got != want {
+		t.Errorf("the key is %s, want %s", got, want)
+	}
+	if got, want := cfg.At(cfg.Devices[0].Pos, "id").String(), filepath.Join(dir, "inc/a.toml")+":2: device[0].id"; got != want {
+		t.Errorf("the id is at %s, want %s", got, want)
+	}
+}
+
+// The directory of the main file is taken literally, whatever its name.
+func TestIncludeBesideOddDirectory(t *testing.T) {
+	dir := filepath.Join(fixture(t), `a[1]*\b`)
+	writeFile(t, filepath.Join(dir, "inc/a.toml"), yard, 0o644)
+	writeFile(t, filepath.Join(dir, "inc/secrets/yard"), theSecret, 0o600)
+	if cfg := mustLoad(t, dir, "include = [\"inc/*.toml\"]\n"); cfg.Connector("yard") == nil {
+		t.Error("the included connector is not there")
+	}
+}
+
+func TestAt(t *testing.T) {
+	dir := fixture(t)
+	cfg := mustLoad(t, dir, plant+"\n[http]\nmax_body = \"1KiB\"\n[[device]]\nid = \"d\"\n")
+	main := filepath.Join(dir, "fieldbridge.toml")
+	for _, tt := range []struct {
+		block Position
+		key   string
+		want  string
+	}{
+		{Position{}, "", main + ":1"},
+		{Position{}, "gateway", main + ":1: gateway"},
+		{cfg.HTTP.Pos, "max_body", main + ":8: http.max_body"},
+		{cfg.HTTP.Pos, "listen", main + ":7: http.listen"},
+		{cfg.Connectors[0].Pos, "broker", main + ":3: connector[0].broker"},
+		{cfg.Connectors[0].Pos, "token.lifetime", main + ":1: connector[0].token.lifetime"},
+		{cfg.Devices[0].Pos, "", main + ":9: device[0]"},
+		{cfg.Devices[0].Pos, "key_file", main + ":9: device[0].key_file"},
+		{Position{File: "elsewhere", Key: "x"}, "y", "elsewhere:1: x.y"},
+	} {
+		if got := cfg.At(tt.block, tt.key).String(); got != tt.want {
+			t.Errorf("At(%v, %q) = %s, want %s", tt.block, tt.key, got, tt.want)
+		}
+	}
+	m := cfg.At(cfg.Devices[0].Pos, "key_file").Mistake("is no key", "make one")
+	if got, want := m.Error(), main+":9: device[0].key_file: is no key (make one)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestConnector(t *testing.T) {
+	cfg := mustLoad(t, fixture(t), plant+yard)
+	if c := cfg.Connector("yard"); c != &cfg.Connectors[1] {
+		t.Errorf("Connector(yard) = %p, want the second", c)
+	}
+	if c := cfg.Connector("none"); c != nil {
+		t.Errorf("Connector(none) = %v, want nil", c)
+	}
+}
+
+func TestExpand(t *testing.T) {
+	c := Connector{Name: "yard", Secret: bridge.NewSecret("s3")}
+	for _, tt := range []struct {
+		template string
+		device   bridge.DeviceID
+		want     string
+	}{
+		{"/up/{secret}/id/{device}", "d1", "/up/s3/id/d1"},
+		{"/{connector}/{device}/{device}/#", "d1", "/yard/d1/d1/#"},
+		{"/up/{secret}/id/{device}", "{secret}", "/up/s3/id/{secret}"},
+	} {
+		got := c.Expand(tt.template, tt.device)
+		if got.Reveal() != tt.want {
+			t.Errorf("Expand(%q, %q) = %q, want %q", tt.template, tt.device, got.Reveal(), tt.want)
+		}
+		if fmt.Sprint(got) != "[redacted]" {
+			t.Errorf("an expanded template prints %q", fmt.Sprint(got))
+		}
+	}
+}
+
+func TestPrintingShowsNoSecret(t *testing.T) {
+	cfg := mustLoad(t, fixture(t), plant+yard+"[[device]]\nid = \"dev-1\"\nconnector = \"plant\"\n")
+	var text, jsonLog bytes.Buffer
+	slog.New(slog.NewTextHandler(&text, nil)).Info("x", "cfg", cfg, "value", *cfg, "connector", cfg.Connectors[1], "device", cfg.Devices[0])
+	slog.New(slog.NewJSONHandler(&jsonLog, nil)).Info("x", "cfg", cfg, "value", *cfg, "connector", cfg.Connectors[1], "device", cfg.Devices[0])
+	asJSON, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outputs := map[string]string{"slog text": text.String(), "slog JSON": jsonLog.String(), "JSON": string(asJSON)}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, v := range []any{cfg, *cfg, cfg.Connectors, cfg.Connectors[1], &cfg.Connectors[1], cfg.Devices[0], cfg.Connectors[1].Secret} {
+			outputs[verb] += fmt.Sprintf(verb, v)
+		}
+	}
+	key := strings.Split(cfg.Devices[0].KeyPEM.Reveal(), "\n")[1]
+	for how, out := range outputs {
+		for _, secret := range []string{theSecret, key, fmt.Sprintf("%x", theSecret), fmt.Sprintf("%d", []byte(theSecret))} {
+			if strings.Contains(out, secret) {
+				t.Errorf("%s shows a secret: %s", how, out)
+			}
+		}
+		if !strings.Contains(out, "[redacted]") {
+			t.Errorf("%s shows nothing where the secret is: %s", how, out)
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The raw structs are the file as it is written. Their tags are the accepted
+// keys; their values before decoding are the defaults. In names the block's
+// place in the file.
+
+type rawConfig struct {
+	In         place
+	Include    []string       `toml:"include"`
+	Gateway    string         `toml:"gateway"`
+	AckTimeout time.Duration  `toml:"ack_timeout"`
+	Log        rawLog         `toml:"log"`
+	HTTP       rawHTTP        `toml:"http"`
+	Connectors []rawConnector `toml:"connector"`
+	Devices    []rawDevice    `toml:"device"`
+	Serials    []rawSerial    `toml:"serial"`
+}
+
+type rawLog struct {
+	In     place
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+type rawHTTP struct {
+	In      place
+	Listen  string `toml:"listen"`
+	MaxBody Size   `toml:"max_body"`
+}
+
+type rawConnector struct {
+	In             place
+	Name           string        `toml:"name"`
+	Broker         string        `toml:"broker"`
+	Auth           string        `toml:"auth"`
+	CAFile         string        `toml:"ca_file"`
+	KeyFile        string        `toml:"key_file"`
+	ID             string        `toml:"id"`
+	SecretFile     string        `toml:"secret_file"`
+	Devices        string        `toml:"devices"`
+	KeepAlive      time.Duration `toml:"keep_alive"`
+	SessionExpiry  time.Duration `toml:"session_expiry"`
+	ReceiveMaximum int64         `toml:"receive_maximum"`
+	MaxPayload     Size          `toml:"max_payload"`
+	UserProperties bool          `toml:"user_properties"`
+	UplinkTopic    string        `toml:"uplink_topic"`
+	DownlinkTopic  string        `toml:"downlink_topic"`
+	Token          rawToken      `toml:"token"`
+}
+
+type rawToken struct {
+	In       place
+	Audience string        `toml:"audience"`
+	Lifetime time.Duration `toml:"lifetime"`
+	KeyID    string        `toml:"key_id"`
+}
+
+type rawDevice struct {
+	In        place
+	ID        string        `toml:"id"`
+	Connector string        `toml:"connector"`
+	KeyFile   string        `toml:"key_file"`
+	Downlinks []rawDownlink `toml:"downlink"`
+}
+
+type rawDownlink struct {
+	In       place
+	Subtopic string `toml:"subtopic"`
+	Webhook  string `toml:"webhook"`
+	Serial   string `toml:"serial"`
+}
+
+type rawSerial struct {
+	In          place
+	Name        string `toml:"name"`
+	Port        string `toml:"port"`
+	Baud        int64  `toml:"baud"`
+	Mode        string `toml:"mode"`
+	Framing     string `toml:"framing"`
+	Delimiter   string `toml:"delimiter"`
+	MaxFrame    Size   `toml:"max_frame"`
+	Decode      string `toml:"decode"`
+	Device      string `toml:"device"`
+	Subtopic    string `toml:"subtopic"`
+	ContentType string `toml:"content_type"`
+}
+
+const (
+	defaultMaxPayload = 256 << 10
+	defaultMaxFrame   = 4 << 10
+	defaultAudience   = "https://akenza.io/devices/{device}"
+)
+
+func (c *rawConfig) setDefaults() {
+	c.AckTimeout = time.Second
+	c.Log = rawLog{Level: "info", Format: "auto"}
+	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload}
+}
+
+func (c *rawConnector) setDefaults() {
+	c.Devices = "listed"
+	c.KeepAlive = time.Minute
+	c.SessionExpiry = 24 * time.Hour
+	// The MQTT library allocates by it, for each session.
+	c.ReceiveMaximum = 32
+	c.MaxPayload = defaultMaxPayload
+	c.Token = rawToken{Audience: defaultAudience, Lifetime: time.Hour, KeyID: KeyIDNone}
+}
+
+func (s *rawSerial) setDefaults() {
+	s.Baud = 9600
+	s.Mode = "8N1"
+	s.Framing = FramingLine
+	s.Delimiter = "\n"
+	s.MaxFrame = defaultMaxFrame
+	s.Decode = DecodeText
+}
+
+// includable are the blocks that an included file may hold.
+var includable = []string{"connector", "device", "serial"}
+
+// laterKeys are keys, by block, which this version knows but cannot serve yet.
+var laterKeys = map[string][]string{
+	"":     {"state_dir", "durability", "spool"},
+	"http": {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
+	"connector": {
+		"per_device_sessions", "topic_alias", "connect_rate", "client_cert_file",
+		"client_key_file", "client_id", "username", "allowed_servers",
+	},
+	"device":          {"key_files", "durability"},
+	"device.downlink": {"mailbox", "secret_file"},
+	"serial":          {"usb", "check", "device_from", "poll", "length"},
+}
+
+// laterFramings and laterDecodes are values of the keys framing and decode which
+// this version knows but cannot serve yet.
+var (
+	laterFramings = []string{"fixed", "delimited", "length", "gap", "slip", "cobs"}
+	laterDecodes  = []string{"csv", "keyvalue", "regex", "fields", "modbus"}
+)
+
+// inlineSecrets are keys under which people write a secret into the file, and
+// the keys that are right in each block.
+var (
+	inlineSecrets = []string{"secret", "password", "passphrase", "token", "key", "private_key"}
+	secretKeys    = map[string][]string{"device": {"key_file"}, "connector": {"secret_file", "key_file"}}
+)
+
+// tag returns the key of a field of a raw struct, or "".
+func tag(f reflect.StructField) string { return f.Tag.Get("toml") }
+
+// keysOf returns the accepted keys of a raw struct, in its order.
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for i := range t.NumField() {
+		if k := tag(t.Field(i)); k != "" {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// blocksWith returns the blocks that accept a key; "" is the top of the file.
+func blocksWith(key string) []string {
+	var found []string
+	var walk func(t reflect.Type, block string)
+	walk = func(t reflect.Type, block string) {
+		if slices.Contains(keysOf(t), key) {
+			found = append(found, block)
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			ft := f.Type
+			if ft.Kind() == reflect.Slice {
+				ft = ft.Elem()
+			}
+			if tag(f) != "" && ft.Kind() == reflect.Struct {
+				walk(ft, joinPath(block, tag(f)))
+			}
+		}
+	}
+	walk(reflect.TypeFor[rawConfig](), "")
+	return found
+}
+
+// blockOf turns the full key of a block into its name: "device[3].downlink[0]"
+// into "device.downlink".
+func blockOf(path string) string {
+	var b strings.Builder
+	for part := range strings.SplitSeq(path, ".") {
+		name, _, _ := strings.Cut(part, "[")
+		if b.Len() > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(name)
+	}
+	return b.String()
+}

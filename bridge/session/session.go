@@ -1,0 +1,261 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+// Credentials are what one CONNECT carries.
+type Credentials struct {
+	Username string
+	Password bridge.Secret
+	// Renew is when the session should reconnect with fresh credentials and
+	// Expires when these become worthless; zero means never.
+	Renew, Expires time.Time
+}
+
+// Options describe a session. The required ones come first.
+type Options struct {
+	Endpoint *Endpoint
+	ClientID string
+	// Credentials is called for every CONNECT. An error counts as a failed
+	// attempt.
+	Credentials func() (Credentials, error)
+	Topics      Topics
+
+	// Subscribe lists the devices whose downlinks are wanted.
+	Subscribe []bridge.DeviceID
+	// Downlinks gets them; see bridge.Bridge.Downlink. It must not block.
+	Downlinks func(d bridge.Downlink, done func())
+
+	// Connector names the session's connector in logs.
+	Connector string
+	// KeepAlive is rounded to seconds. Default 60 s.
+	KeepAlive time.Duration
+	// SessionExpiry is how long the broker keeps the session without a
+	// connection. Default 24 h.
+	SessionExpiry time.Duration
+	// ReceiveMaximum bounds what is in flight, in both directions. Default 32.
+	ReceiveMaximum uint16
+	// UserProperties adds id, time and gateway to each reading.
+	UserProperties bool
+	// Gateway is this machine's name in the user properties.
+	Gateway string
+	// Secrets are removed from what the broker says, because a reason string
+	// may repeat a topic.
+	Secrets []bridge.Secret
+
+	Backoff Backoff
+	// ConnectTimeout bounds the way to an open transport, and the wait for
+	// CONNACK and SUBACK. Default 10 s.
+	ConnectTimeout time.Duration
+	// PubackTimeout is how long a PUBACK may take before the connection is
+	// given up. Default 30 s.
+	PubackTimeout time.Duration
+	Logger        *slog.Logger
+}
+
+// Session is one MQTT v5 session. Make it with New and call Run once; the other
+// methods may be called from any goroutine at any time.
+type Session struct {
+	opts   Options
+	log    *slog.Logger
+	window *window
+	wake   chan struct{} // capacity 1: readings, room or trouble; look again
+
+	subscribed bool         // owned by Run
+	unasked    atomic.Int32 // downlinks at QoS 0 that are being delivered
+
+	mu      sync.Mutex // guards what follows
+	ready   []bridge.Source
+	trouble string
+	up      bool
+	expires time.Time
+}
+
+// State is a snapshot for people.
+type State struct {
+	Up bool
+	// Trouble says why it is not up.
+	Trouble string
+	// TokenExpires is when the credentials in use become worthless; zero means
+	// never.
+	TokenExpires time.Time
+}
+
+// New checks the options. Nothing is connected before Run.
+func New(o Options) (*Session, error) {
+	if o.Endpoint == nil || o.ClientID == "" || o.Credentials == nil || o.Topics.Uplink == "" {
+		return nil, errors.New("session: endpoint, client id, credentials and the uplink topic are required")
+	}
+	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !strings.HasSuffix(o.Topics.Downlink, "/#")) {
+		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# and a handler")
+	}
+	if o.KeepAlive <= 0 {
+		o.KeepAlive = time.Minute
+	}
+	if o.SessionExpiry <= 0 {
+		o.SessionExpiry = 24 * time.Hour
+	}
+	if o.ReceiveMaximum == 0 {
+		o.ReceiveMaximum = 32
+	}
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = 10 * time.Second
+	}
+	if o.PubackTimeout <= 0 {
+		o.PubackTimeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Backoff = o.Backoff.withDefaults()
+	s := &Session{
+		opts:    o,
+		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
+		window:  newWindow(int(o.ReceiveMaximum)),
+		wake:    make(chan struct{}, 1),
+		trouble: "not connected to the broker yet",
+	}
+	s.window.changed = s.signal
+	s.window.downlinks = s.downlink
+	s.window.onPuback = func(code byte, reason string) (bridge.Outcome, bool) {
+		return puback(code, s.scrub(reason))
+	}
+	return s, nil
+}
+
+// Offer implements bridge.Uplink.
+func (s *Session) Offer(src bridge.Source) {
+	s.mu.Lock()
+	s.ready = append(s.ready, src)
+	s.mu.Unlock()
+	s.signal()
+}
+
+// take removes the source whose turn it is.
+func (s *Session) take() bridge.Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ready) == 0 {
+		s.ready = nil
+		return nil
+	}
+	src := s.ready[0]
+	s.ready[0] = nil
+	s.ready = s.ready[1:]
+	return src
+}
+
+// putBack queues a source behind the others.
+func (s *Session) putBack(src bridge.Source) {
+	s.mu.Lock()
+	s.ready = append(s.ready, src)
+	s.mu.Unlock()
+}
+
+func (s *Session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Trouble implements bridge.Uplink.
+func (s *Session) Trouble() string { return s.State().Trouble }
+
+// State tells how the session is.
+func (s *Session) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires}
+}
+
+func (s *Session) setUp(c Credentials) {
+	s.mu.Lock()
+	s.up, s.trouble, s.expires = true, "", c.Expires
+	s.mu.Unlock()
+}
+
+// setDown notes the trouble and reports whether it is news.
+func (s *Session) setDown(trouble string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news := s.up || kind(s.trouble) != kind(trouble)
+	s.up, s.trouble = false, trouble
+	return news
+}
+
+// kind is a text without its digits: port numbers and times of day, as in
+// "read tcp 10.0.0.7:40112->…" or "current time …", do not make it news.
+func kind(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
+}
+
+// scrub removes the session's secrets from text that came from outside.
+func (s *Session) scrub(text string) string {
+	for _, secret := range s.opts.Secrets {
+		if !secret.IsZero() {
+			text = strings.ReplaceAll(text, secret.Reveal(), secret.String())
+		}
+	}
+	return text
+}
+
+// Run keeps the session connected until ctx is done, then disconnects in order
+// and returns nil. What is in flight then goes back to its source as lost.
+func (s *Session) Run(ctx context.Context) error {
+	defer s.window.close()
+	for attempt := 1; ctx.Err() == nil; attempt++ {
+		began := time.Now()
+		l, err := s.open(ctx)
+		for err == nil && l != nil {
+			began = time.Now()
+			l, err = s.serve(ctx, l)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(began) >= s.opts.Backoff.Stable {
+			attempt = 1
+		}
+		pause := s.opts.Backoff.wait(attempt, err)
+		s.report(err, pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+	s.setDown("the gateway is stopping")
+	return nil
+}
+
+// report logs a failure once per change and at debug level when it repeats.
+func (s *Session) report(err error, pause time.Duration) {
+	text := s.scrub(err.Error())
+	level := slog.LevelDebug
+	if s.setDown(text) {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), level, "session down", "error", text, "retry_in", pause.Round(time.Millisecond))
+}
+
+// errPuback ends a connection whose broker does not answer.
+type errPuback struct{ after time.Duration }
+
+func (e errPuback) Error() string {
+	return fmt.Sprintf("the broker did not acknowledge a publish within %s", e.after)
+}

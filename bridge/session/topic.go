@@ -1,0 +1,63 @@
+package session
+
+import (
+	"fmt"
+	"strings"
+
+	"fieldbridge/bridge"
+)
+
+// Topics is a connector's topic scheme: templates in which {device} stands for
+// the device id and everything else stands for itself. Fill in secrets and
+// connector ids before (Expand).
+type Topics struct {
+	// Uplink is a device's topic; sub topics are appended.
+	Uplink string
+	// Downlink is a device's filter. It ends in "/#".
+	Downlink string
+}
+
+// Expand replaces {name} by its value in one pass, so that a value that looks
+// like a placeholder stays as it is.
+func Expand(template string, values map[string]string) string {
+	pairs := make([]string, 0, 2*len(values))
+	for k, v := range values {
+		pairs = append(pairs, "{"+k+"}", v)
+	}
+	return strings.NewReplacer(pairs...).Replace(template)
+}
+
+func (t Topics) uplink(r *bridge.Reading) string {
+	topic := strings.ReplaceAll(t.Uplink, "{device}", string(r.Device))
+	if r.Subtopic != "" {
+		topic += "/" + string(r.Subtopic)
+	}
+	return topic
+}
+
+func (t Topics) filter(d bridge.DeviceID) string {
+	return strings.ReplaceAll(t.Downlink, "{device}", string(d))
+}
+
+// downlink takes a downlink's topic apart.
+func (t Topics) downlink(topic string) (d bridge.DeviceID, subtopic string, err error) {
+	pattern := strings.Split(strings.TrimSuffix(t.Downlink, "/#"), "/")
+	rest := topic
+	for i, p := range pattern {
+		level, after, more := strings.Cut(rest, "/")
+		if p == "{device}" {
+			d = bridge.DeviceID(level)
+		} else if p != level {
+			// The topic may hold a secret, so the error does not.
+			return "", "", fmt.Errorf("downlink topic: level %d is not the one subscribed to", i+1)
+		}
+		if !more && i < len(pattern)-1 {
+			return "", "", fmt.Errorf("downlink topic: %d levels, at least %d expected", i+1, len(pattern))
+		}
+		rest = after
+	}
+	if _, err := bridge.ParseDeviceID(string(d)); err != nil {
+		return "", "", fmt.Errorf("downlink topic: %w", err)
+	}
+	return d, rest, nil
+}
