@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -51,6 +52,9 @@ configuration; otherwise name them by --device and --connector.`,
 }
 
 func runBroker(c *cobra.Command, f brokerFlags) error {
+	if _, _, err := net.SplitHostPort(f.listen); err != nil {
+		return usagef("--listen: %w", err)
+	}
 	o, err := f.options()
 	if err != nil {
 		return err

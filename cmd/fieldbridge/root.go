@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -23,13 +21,9 @@ const (
 
 const defaultConfig = "/etc/fieldbridge/fieldbridge.toml"
 
-// run executes a command line and returns the exit code. The first SIGINT or
-// SIGTERM cancels the command's context; a second one ends the process.
-func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-
+// run executes a command line and returns the exit code. Commands that run on
+// end in order when ctx is done.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -65,7 +59,18 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		// cobra checks these as well, but later and with errors of no type.
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			err := c.ValidateRequiredFlags()
+			if err == nil {
+				err = c.ValidateFlagGroups()
+			}
+			if err != nil {
+				return usagef("%w\nsee %s --help", err, c.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w\nsee %s --help", err, c.CommandPath())

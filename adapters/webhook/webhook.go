@@ -1,0 +1,223 @@
+// Package webhook delivers downlinks over HTTP: each one is POSTed to the URL of
+// a local app, with the payload as body and the rest in headers.
+//
+// A [Target] makes one attempt per call and says in a *bridge.DeliveryError what
+// another one is worth; when to try again, and for how long, is the Bridge's
+// business.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+const (
+	// DefaultTimeout bounds an attempt unless Options say otherwise.
+	DefaultTimeout = 10 * time.Second
+
+	defaultUserAgent = "fieldbridge"
+
+	// An answer's body is read, and not used, so that the connection can serve
+	// the next downlink; beyond this much or this long a new connection is
+	// cheaper.
+	maxDrain     = 64 << 10
+	maxDrainTime = time.Second
+
+	maxAnswerHeader = 64 << 10
+)
+
+// Options describe a target. URL is needed, the zero value of everything else is
+// its default.
+type Options struct {
+	// URL to POST to, http or https. User and password in it are sent as basic
+	// authentication; they and the query, which may hold a secret, too, never
+	// appear in an error or a log line.
+	URL string
+	// Transport makes the requests. It must follow no redirects, as
+	// *http.Transport does not. Nil means an own one, without a proxy: the target
+	// is an app on this machine or in its network.
+	Transport http.RoundTripper
+	// Timeout bounds an attempt, from dialling to the answer's header.
+	Timeout time.Duration
+	// UserAgent is the User-Agent header.
+	UserAgent string
+	// Logger gets a line at level DEBUG per answer. Nil means no logging.
+	Logger *slog.Logger
+}
+
+// Target is one webhook. Make it with New. Deliver may be called from several
+// goroutines.
+type Target struct {
+	url       *url.URL // without user and password
+	user      *url.Userinfo
+	name      string // the URL without what may be secret
+	transport http.RoundTripper
+	timeout   time.Duration
+	userAgent string
+	log       *slog.Logger
+}
+
+// New makes a target from o, without connecting to it.
+func New(o Options) (*Target, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil {
+		// The parser's own words may quote a password.
+		return nil, errors.New("webhook url: not a valid URL: write it like http://127.0.0.1:9000/path, " +
+			"with special characters percent-encoded")
+	}
+	name := u.Scheme + "://" + u.Host + u.EscapedPath()
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, errors.New("webhook url: must begin with http:// or https://")
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("webhook url %s: host is missing", name)
+	case u.Fragment != "":
+		return nil, fmt.Errorf("webhook url %s: has a fragment (#…), which is never sent: remove it", name)
+	case o.Timeout < 0:
+		return nil, fmt.Errorf("webhook %s: timeout must be above zero (got %s)", name, o.Timeout)
+	}
+	t := &Target{
+		url: u, user: u.User, name: name,
+		transport: o.Transport, timeout: o.Timeout, userAgent: o.UserAgent, log: o.Logger,
+	}
+	u.User = nil
+	if t.transport == nil {
+		t.transport = newTransport()
+	}
+	if t.timeout == 0 {
+		t.timeout = DefaultTimeout
+	}
+	if t.userAgent == "" {
+		t.userAgent = defaultUserAgent
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	return t, nil
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:            (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext,
+		ForceAttemptHTTP2:      true,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		DisableCompression:     true, // nobody reads the body
+	}
+}
+
+// Close closes idle connections. Deliver works after it, too.
+func (t *Target) Close() {
+	if c, ok := t.transport.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+var _ bridge.Deliverer = (*Target)(nil)
+
+// Deliver POSTs the downlink once. It returns nil after a 2xx answer, whatever
+// becomes of the answer's body. Any other error is a *bridge.DeliveryError: 408,
+// 425, 429, 5xx and no answer within Timeout are worth another attempt, not
+// before the answer's Retry-After if there is one; 3xx, as redirects are not
+// followed, and any other 4xx are permanent.
+//
+// The headers are webhook-id and webhook-timestamp (seconds since 1970, of this
+// attempt) as in Standard Webhooks
+// (https://github.com/standard-webhooks/standard-webhooks, "Webhook Headers"),
+// fieldbridge-device, and fieldbridge-subtopic unless the sub topic is empty. In
+// all but the timestamp every byte outside of visible ASCII and every "%" is
+// percent-encoded: a URL path decoder gives the original back.
+func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(t.timeout, func() { cancel(fmt.Errorf("no answer within %s", t.timeout)) })
+	defer limit.Stop()
+
+	req, err := t.request(ctx, d)
+	if err != nil {
+		return &bridge.DeliveryError{Permanent: true, Err: fmt.Errorf("webhook %s: cannot make a request: %w", t.name, err)}
+	}
+	resp, err := t.transport.RoundTrip(req)
+	if err != nil {
+		// Not the transport's word for it, "context canceled".
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return &bridge.DeliveryError{Err: fmt.Errorf("webhook %s: %w", t.name, err)}
+	}
+	limit.Reset(maxDrainTime)
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
+	_ = resp.Body.Close()
+	t.log.Debug("webhook answered", "device", string(d.Device), "code", resp.StatusCode)
+	return t.judge(resp)
+}
+
+func (t *Target) request(ctx context.Context, d bridge.Downlink) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url.String(), bytes.NewReader(d.Payload))
+	if err != nil {
+		return nil, err
+	}
+	if t.user != nil {
+		password, _ := t.user.Password()
+		req.SetBasicAuth(t.user.Username(), password)
+	}
+	req.Header.Set("Content-Type", contentType(d.ContentType))
+	req.Header.Set("User-Agent", t.userAgent)
+	req.Header.Set("webhook-id", encodeHeader(d.ID))
+	req.Header.Set("webhook-timestamp", strconv.FormatInt(time.Now().Unix(), 10))
+	req.Header.Set("fieldbridge-device", encodeHeader(string(d.Device)))
+	if d.Subtopic != "" {
+		req.Header.Set("fieldbridge-subtopic", encodeHeader(d.Subtopic))
+	}
+	return req, nil
+}
+
+// judge turns an answer's status into the result of the attempt.
+func (t *Target) judge(resp *http.Response) error {
+	code := resp.StatusCode
+	if code >= 200 && code <= 299 {
+		return nil
+	}
+	// The standard's text for the code, not the server's, which could quote
+	// anything.
+	answer := strconv.Itoa(code)
+	if text := http.StatusText(code); text != "" {
+		answer += " " + text
+	}
+	e := &bridge.DeliveryError{}
+	switch {
+	case code >= 300 && code <= 399:
+		e.Permanent = true
+		e.Err = fmt.Errorf("webhook %s: answered %s: redirects are not followed: configure the final URL", t.name, answer)
+	case code >= 400 && code <= 499 && !worthRetrying(code):
+		e.Permanent = true
+		e.Err = fmt.Errorf("webhook %s: refused with %s", t.name, answer)
+	default:
+		e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), resp.Header.Get("Date"), time.Now())
+		e.Err = fmt.Errorf("webhook %s: answered %s", t.name, answer)
+	}
+	return e
+}
+
+// worthRetrying reports whether a 4xx may become a 2xx by itself.
+func worthRetrying(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return false
+}
