@@ -38,7 +38,8 @@ func (e *UnavailableError) Error() string { return "not accepted: " + e.Reason }
 type RejectedError struct {
 	// Code is the PUBACK's reason code (MQTT v5 section 3.4.2.1), 0x80 or above.
 	Code byte
-	// Reason is the code's name and what the broker added to it.
+	// Reason is the code's name and what the broker added to it, for people; it
+	// names no secret.
 	Reason string
 }
 

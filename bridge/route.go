@@ -20,7 +20,8 @@ type DeliveryPolicy struct {
 	MinPause time.Duration
 	// MaxPause bounds every pause, also one that the target asks for. Default 30 s.
 	MaxPause time.Duration
-	// Timeout bounds one attempt. Default 30 s.
+	// Timeout bounds one attempt. The targets have closer bounds of their own;
+	// this one must leave a slow serial line the time it takes. Default 5 min.
 	Timeout time.Duration
 }
 
@@ -35,7 +36,7 @@ func (p DeliveryPolicy) withDefaults() DeliveryPolicy {
 		p.MaxPause = 30 * time.Second
 	}
 	if p.Timeout <= 0 {
-		p.Timeout = 30 * time.Second
+		p.Timeout = 5 * time.Minute
 	}
 	return p
 }

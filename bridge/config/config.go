@@ -102,7 +102,8 @@ type Connector struct {
 	KeepAlive     time.Duration
 	SessionExpiry time.Duration
 	// ReceiveMaximum is how many unacknowledged downlinks the broker may have
-	// under way to us (MQTT v5 section 3.1.2.11.3).
+	// under way to us (MQTT v5 section 3.1.2.11.3), and how many readings we
+	// have under way to it, if it does not ask for fewer.
 	ReceiveMaximum uint16
 	// MaxPayload is the largest payload of a reading in bytes.
 	MaxPayload int64

@@ -177,8 +177,9 @@ func (v *validator) serialNames() {
 	}
 }
 
-// serialMode is data bits, parity and stop bits.
-var serialMode = regexp.MustCompile(`^[5-8][NEOMS](1|1\.5|2)$`)
+// serialMode is data bits, parity and stop bits; 1.5 of them cannot be set on
+// Linux (termios(3)).
+var serialMode = regexp.MustCompile(`^[5-8][NEOMS][12]$`)
 
 const (
 	maxDelimiter = 8

@@ -116,7 +116,7 @@ serial = "s"
 name = "s"
 port = "/dev/pts/../ttyS0"
 baud = 115200
-mode = "7E1.5"
+mode = "7E2"
 framing = "line"
 delimiter = "\r\u0000"
 max_frame = "1B"
@@ -149,7 +149,7 @@ content_type = "Text/CSV; charset=UTF-8"
 		{"device connector", d.ConnectorName, "plant"},
 		{"device key", d.KeyFile, filepath.Join(dir, "keys/dev-1.pem")},
 		{"downlinks", fmt.Sprint(len(d.Downlinks), d.Downlinks[0].Subtopic, d.Downlinks[0].Webhook, d.Downlinks[1].Serial), "2+/x/#https://h/x?y=zs"},
-		{"serial", s.Port + " " + s.Mode + " " + s.Decode, "/dev/pts/../ttyS0 7E1.5 raw"},
+		{"serial", s.Port + " " + s.Mode + " " + s.Decode, "/dev/pts/../ttyS0 7E2 raw"},
 		{"baud", s.Baud, 115200},
 		{"delimiter", string(s.Delimiter), "\r\x00"},
 		{"max_frame", s.MaxFrame, int64(1)},
