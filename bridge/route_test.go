@@ -62,8 +62,8 @@ func (r *router) note(id string) func() {
 	}
 }
 
-// want checks what is done. Between targets there is no order, so give ids that
-// are sorted where that matters not.
+// want checks what is done. Sorted ids match any order: between targets there is
+// none.
 func (r *router) want(done ...string) {
 	r.t.Helper()
 	synctest.Wait()

@@ -44,7 +44,12 @@ moment, because the client id is the same.`,
 			if !live {
 				return nil
 			}
-			return checkLive(c.Context(), c.OutOrStdout(), &wiring{cfg: cfg, signers: keys, log: newLogger(io.Discard, cfg.Log)})
+			return checkLive(c.Context(), c.OutOrStdout(), &wiring{
+				cfg: cfg, signers: keys, log: newLogger(io.Discard, cfg.Log),
+				// A probe may be sent what waits at the broker. It is not
+				// acknowledged, so the broker keeps it for the daemon.
+				downlinks: func(bridge.Downlink, func()) {},
+			})
 		},
 	}
 	configFlag(c, &path)
