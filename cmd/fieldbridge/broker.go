@@ -41,7 +41,8 @@ configuration; otherwise name them by --device and --connector.`,
 	}
 	c.Flags().StringVar(&f.config, "config", "", "take devices and connectors from this configuration file")
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:1883", "host:port to listen on; port 0 takes a free one")
-	c.Flags().StringVar(&f.audience, "audience", devbroker.DefaultAudience, "claim aud that tokens must have; {device} stands for the device id")
+	c.Flags().StringVar(&f.audience, "audience", "",
+		"claim aud that tokens must have; {device} stands for the device id (default: the configuration's, or "+devbroker.DefaultAudience+")")
 	c.Flags().StringToStringVar(&f.devices, "device", nil, "ID=FILE: a device and its public key or certificate (PEM); may be repeated")
 	c.Flags().StringToStringVar(&f.connectors, "connector", nil, "ID=FILE: a connector and the file with its secret; may be repeated")
 	c.Flags().StringVar(&f.certFile, "cert", "", "certificate chain (PEM): listen with TLS")
@@ -138,6 +139,7 @@ func fromConfig(path string, o *devbroker.Options) error {
 	if err != nil {
 		return err
 	}
+	var first string // the connector whose audience is taken; none with --audience
 	for _, d := range cfg.Devices {
 		c := cfg.Connector(d.ConnectorName)
 		if c.Auth != config.AuthDeviceCredentials {
@@ -148,7 +150,13 @@ func fromConfig(path string, o *devbroker.Options) error {
 			return usagef("%s: %w", d.KeyFile, err)
 		}
 		o.Devices[d.ID] = key.Public()
-		o.Audience = c.Token.Audience
+		audience := strings.ReplaceAll(c.Token.Audience, "{connector}", c.Name)
+		switch {
+		case o.Audience == "":
+			o.Audience, first = audience, c.Name
+		case first != "" && o.Audience != audience:
+			return usagef("connectors %s and %s have tokens for different audiences, and this broker checks for one: give --audience", first, c.Name)
+		}
 	}
 	for _, c := range cfg.Connectors {
 		if c.Auth == config.AuthUplinkSecret {

@@ -71,6 +71,11 @@ func runDemo(ctx context.Context, out io.Writer, limit time.Duration) error {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer parts.close()
+	return parts.demo(ctx, out, limit)
+}
+
+// demo runs a gateway between the parts.
+func (parts *demoParts) demo(ctx context.Context, out io.Writer, limit time.Duration) error {
 	cfg, err := config.Load(parts.configFile)
 	if err != nil {
 		return err

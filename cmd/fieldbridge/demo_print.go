@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -115,7 +116,8 @@ func printable(b []byte) string {
 		}
 	}
 	if len(s) > most {
-		return fmt.Sprintf("%s… (%d bytes)", s[:most], len(b))
+		// Without the pieces of a character that has been cut.
+		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:most], ""), len(b))
 	}
 	return s
 }

@@ -27,6 +27,7 @@ type gateway struct {
 	bridge   *bridge.Bridge
 	http     *rest.Server
 	ports    map[string]*serial.Port
+	hooks    map[string]*webhook.Target // by URL
 	sessions []*session.Session
 }
 
@@ -41,6 +42,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (*gateway, error) {
 		log:    log,
 		bridge: bridge.New(bridge.Options{AckTimeout: cfg.AckTimeout, Logger: log}),
 		ports:  map[string]*serial.Port{},
+		hooks:  map[string]*webhook.Target{},
 	}
 	w := &wiring{cfg: cfg, signers: keys, log: log, downlinks: g.bridge.Downlink}
 	if err := g.connect(w); err != nil {
@@ -113,20 +115,19 @@ func (g *gateway) connect(w *wiring) error {
 // route tells where downlinks go. One target per URL or port keeps the order of
 // what goes there.
 func (g *gateway) route(cfg *config.Config) error {
-	hooks := map[string]*webhook.Target{}
 	for _, d := range cfg.Devices {
 		for _, dl := range d.Downlinks {
 			r := bridge.Route{Filter: dl.Subtopic}
 			if dl.Serial != "" {
 				r.Target, r.To = fmt.Sprintf("serial %q", dl.Serial), g.ports[dl.Serial]
 			} else {
-				t := hooks[dl.Webhook]
+				t := g.hooks[dl.Webhook]
 				if t == nil {
 					var err error
 					if t, err = webhook.New(webhook.Options{URL: dl.Webhook, Logger: g.log}); err != nil {
 						return err
 					}
-					hooks[dl.Webhook] = t
+					g.hooks[dl.Webhook] = t
 				}
 				r.Target, r.To = "webhook", t
 			}
@@ -169,6 +170,9 @@ func (g *gateway) run(ctx context.Context) error {
 	stop()
 	if cerr := core.Wait(); err == nil && !errors.Is(cerr, context.Canceled) {
 		err = cerr
+	}
+	for _, t := range g.hooks {
+		t.Close()
 	}
 	g.log.Info("stopped")
 	return err

@@ -117,7 +117,7 @@ func startGateway(t *testing.T, configText string, files map[string]string) *tes
 	}
 	g := &testGateway{
 		t: t, Logs: &logBuffer{}, done: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
+		client: newClient(t),
 	}
 	g.gw, err = newGateway(cfg, slog.New(slog.NewTextHandler(g.Logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
@@ -194,24 +194,35 @@ type answer struct {
 	Status     int
 	RetryAfter string
 	Type       string // Content-Type
+	ID         string // of a 200
 	State      string // of a 200
 	Detail     string // of a problem
 	ReasonCode int    // of a problem
 }
 
-// post sends a reading. target is the device and, behind slashes, the sub topic;
-// contentType may be empty.
+// post sends a reading; subtopic and contentType may be empty.
 func (g *testGateway) post(device, subtopic, contentType, body string) answer {
 	g.t.Helper()
-	path := "http://" + g.HTTP + "/v1/devices/" + device + "/uplink"
-	if subtopic != "" {
-		path += "/" + subtopic
-	}
-	a, err := postTo(g.client, path, contentType, body)
+	a, err := postTo(g.client, g.url(device, subtopic), contentType, body)
 	if err != nil {
 		g.t.Errorf("POST for %s: %v", device, err)
 	}
 	return a
+}
+
+func (g *testGateway) url(device, subtopic string) string {
+	u := "http://" + g.HTTP + "/v1/devices/" + device + "/uplink"
+	if subtopic != "" {
+		u += "/" + subtopic
+	}
+	return u
+}
+
+// newClient makes an HTTP client of the test's own.
+func newClient(t *testing.T) *http.Client {
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 func postTo(client *http.Client, url, contentType, body string) (answer, error) {
@@ -235,9 +246,9 @@ func postTo(client *http.Client, url, contentType, body string) (answer, error) 
 	}
 	a := answer{Status: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After"), Type: resp.Header.Get("Content-Type")}
 	return a, json.Unmarshal(data, &struct {
-		State, Detail *string
-		ReasonCode    *int
-	}{&a.State, &a.Detail, &a.ReasonCode})
+		ID, State, Detail *string
+		ReasonCode        *int
+	}{&a.ID, &a.State, &a.Detail, &a.ReasonCode})
 }
 
 // tokenLike is a JSON Web Token, or its first two parts.

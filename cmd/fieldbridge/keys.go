@@ -13,10 +13,11 @@ import (
 
 func newKeysCommand() *cobra.Command {
 	keys := &cobra.Command{
-		Use:   "keys",
-		Short: "Make the keys that devices sign their tokens with",
-		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Use:     "keys",
+		Short:   "Make the keys that devices sign their tokens with",
+		Example: "  fieldbridge keys new --device 0004A30B001C1B03",
+		Args:    noArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	var device, alg, out string
 	create := &cobra.Command{

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,12 +21,20 @@ type testPTY struct {
 	t      *testing.T
 	master *os.File
 	slave  *os.File // stays open, so that the line does not hang up between openings
-	read   chan struct{}
+	reader sync.WaitGroup
 }
 
 // openPTY makes a pseudo-terminal in raw mode: what the sensor writes before the
 // gateway has opened the port waits for it.
 func openPTY(t *testing.T) *testPTY {
+	t.Helper()
+	p := openDeafPTY(t)
+	p.listen()
+	return p
+}
+
+// openDeafPTY makes one whose sensor reads nothing before listen is called.
+func openDeafPTY(t *testing.T) *testPTY {
 	t.Helper()
 	master, slave, err := pty.Open()
 	if err != nil {
@@ -43,23 +52,26 @@ func openPTY(t *testing.T) *testPTY {
 	}
 	p := &testPTY{
 		Path: slave.Name(), Lines: make(chan string, 1024),
-		t: t, master: os.NewFile(uintptr(fd), "master"), slave: slave, read: make(chan struct{}),
+		t: t, master: os.NewFile(uintptr(fd), "master"), slave: slave,
 	}
-	go func() {
-		defer close(p.read)
+	t.Cleanup(p.hangUp)
+	return p
+}
+
+// listen starts to read. Lines holds as many as it has room for.
+func (p *testPTY) listen() {
+	p.reader.Go(func() {
 		for in := bufio.NewScanner(p.master); in.Scan(); {
 			p.Lines <- strings.TrimRight(in.Text(), "\r")
 		}
-	}()
-	t.Cleanup(p.hangUp)
-	return p
+	})
 }
 
 // hangUp is what pulling the plug does. More than once is fine.
 func (p *testPTY) hangUp() {
 	_ = p.slave.Close()
 	_ = p.master.Close()
-	<-p.read
+	p.reader.Wait()
 }
 
 // write sends text as the sensor, which must end its lines itself.
@@ -67,7 +79,7 @@ func (p *testPTY) write(text string) {
 	p.t.Helper()
 	_ = p.master.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := p.master.WriteString(text); err != nil {
-		p.t.Fatalf("the sensor writes %q: %v", text, err)
+		p.t.Errorf("the sensor writes %q: %v", text, err) // also called by other goroutines
 	}
 }
 

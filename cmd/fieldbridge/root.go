@@ -29,16 +29,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitDone
+	if err != nil {
+		fmt.Fprintln(stderr, err)
 	}
-	fmt.Fprintln(stderr, err)
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
 	var mistakes *config.Errors
 	var usage usageError
-	if errors.As(err, &mistakes) || errors.As(err, &usage) {
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &mistakes), errors.As(err, &usage):
 		return exitUsage
+	default:
+		return exitFailed
 	}
-	return exitFailed
 }
 
 // usageError is a command line that cannot be carried out as it stands.
