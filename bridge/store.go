@@ -65,6 +65,9 @@ type Remembered struct {
 	ID     uuid.UUID
 	Time   time.Time
 	Digest [32]byte
-	// Waiting: the spool still holds the reading; else the broker has it.
+	// Waiting: the spool still holds the reading; else the broker has it, or Dead
+	// says why it never will.
 	Waiting bool
+	// Dead is set if the reading has become a dead letter.
+	Dead *Epitaph
 }
