@@ -107,7 +107,7 @@ func TestTakenOver(t *testing.T) {
 			p.connack(0, true, nil)
 			last = p
 		})
-		if n > 120 {
+		if n > 250 {
 			t.Errorf("%d CONNECTs in two hours", n)
 		}
 		if len(r.log.lines("second gateway")) == 0 {

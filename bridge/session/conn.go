@@ -23,7 +23,8 @@ const (
 // packet (packets.ControlPacket.WriteTo).
 type conn struct {
 	net.Conn
-	r *bufio.Reader // used by paho's one reading goroutine
+	r     *bufio.Reader // used by paho's one reading goroutine, as is limit
+	limit limiter
 
 	mu     sync.Mutex // held while one packet is written; guards what follows
 	buf    []byte
@@ -59,7 +60,14 @@ func (r errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *conn) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if bad := c.limit.pass(p[:n]); bad != nil {
+		c.note(bad)
+		return 0, bad
+	}
+	return n, err
+}
 
 // Lock begins a packet.
 func (c *conn) Lock() { c.mu.Lock() }

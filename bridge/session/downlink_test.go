@@ -220,6 +220,24 @@ func TestDownlinkPassedOver(t *testing.T) {
 	})
 }
 
+// Without DUP it is another downlink, whatever its packet id.
+func TestDownlinkIDUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, srv, p := subscribed(t, nil)
+		p.downlink(1, false, downTo+"/a", "old")
+		synctest.Wait()
+		old := r.delivered("old")
+		p.cut()
+		p = srv.accept(true)
+		p.downlink(1, false, downTo+"/a", "new")
+		synctest.Wait()
+		old[0].done()
+		acked(t, p)
+		r.delivered("old", "new")[1].done()
+		acked(t, p, 1)
+	})
+}
+
 func TestServerLostTheDownlinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, srv, p := subscribed(t, nil)

@@ -234,6 +234,7 @@ func TestNoBroker(t *testing.T) {
 		"PUBLISH": "\x30\x02\x00\x00",
 		"AUTH":    "\xf0\x00",
 		"length":  "\x20\xff\xff\xff\xff\xff\xff\xff\xff",
+		"huge":    "\x20\xff\xff\xff\xff\x0f\x00",
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -90,7 +90,7 @@ func TestWrongCredentialsHarmNobodyElse(t *testing.T) {
 						continue
 					}
 					if a := g.post(device, "", "text/plain", "x"); a.Status != http.StatusOK {
-						t.Errorf("%s: answer %+v", device, a)
+						t.Fatalf("%s: answer %+v", device, a)
 					}
 					want[seen{device, topicOf(device, ""), "text/plain", "x", 1, 1, false}]++
 				}

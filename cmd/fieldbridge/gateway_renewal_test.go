@@ -92,6 +92,21 @@ func TestTokenRenewal(t *testing.T) {
 			}
 		}
 	})
+	senders.Go(func() {
+		// The broker answers late, so that there is nearly always something in
+		// flight.
+		tick := time.NewTicker(15 * time.Millisecond)
+		defer tick.Stop()
+		defer s.Broker.HoldAcks(false)
+		for phase := 0; ; phase++ {
+			s.Broker.HoldAcks(phase%4 != 0)
+			select {
+			case <-tick.C:
+			case <-renewed:
+				return
+			}
+		}
+	})
 	for _, device := range []string{"pump-2", "app"} {
 		senders.Go(func() {
 			for {

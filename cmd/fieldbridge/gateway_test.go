@@ -89,7 +89,7 @@ func TestReadingsOverHTTP(t *testing.T) {
 		t.Helper()
 		a := g.post(device, sub, contentType, payload)
 		if a.Status != http.StatusOK || a.State != "delivered" || uuid.Validate(a.ID) != nil {
-			t.Errorf("%s %s %s: answer %+v", device, sub, contentType, a)
+			t.Fatalf("%s %s %s: answer %+v", device, sub, contentType, a)
 		}
 		expected.Device, expected.Topic, expected.Payload, expected.QoS = device, topicOf(device, sub), payload, 1
 		want[expected]++
@@ -283,7 +283,7 @@ func TestUnlistedDevices(t *testing.T) {
 			}
 			for device := range deviceTopics {
 				if a := g.post(device, "", "text/plain", "x"); a.Status != http.StatusOK {
-					t.Errorf("answer %+v for a listed device", a)
+					t.Fatalf("answer %+v for a listed device", a)
 				}
 				want[seen{device, topicOf(device, ""), "text/plain", "x", 1, 1, false}]++
 			}
