@@ -21,14 +21,22 @@ const (
 
 var errFull = errors.New("memory budget used up")
 
-// Options configure a Bridge. The zero value is a working one.
+// Options configure a Bridge. Zero values other than Spool are defaults.
 type Options struct {
 	// AckTimeout is how long Accept waits for the broker's PUBACK. Default 1 s.
 	AckTimeout time.Duration
-	// MemoryBudget bounds the bytes of all readings that wait. Default 16 MiB.
+	// MemoryBudget bounds the bytes of all readings in memory. Above half of it
+	// new ones go to the spool. Default 16 MiB.
 	MemoryBudget int64
-	// Delivery bounds the attempts to bring a downlink to its target.
+	// Spool stores what the broker does not take in time. Required.
+	Spool Spool
+	// Downlinks stores downlinks. Required if there are routes.
+	Downlinks Downlinks
+	// Delivery paces the attempts to bring a downlink to its target.
 	Delivery DeliveryPolicy
+	// Stamp sets when a reading that does not say so was received: Time or, while
+	// the wall clock cannot be trusted, Boot and Mono. Default: Time is now.
+	Stamp func(*Reading)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -46,11 +54,19 @@ type Bridge struct {
 	open    *Connection           // takes readings of devices that are not listed; nil: none does
 	passing map[DeviceID]*visitor // lanes of such devices, as long as they hold something
 	targets map[Deliverer]*target
+
+	counts counters
+
+	kmu  sync.Mutex // guards keys
+	keys map[keyID]*keyed
 }
 
 type device struct {
 	lane   *Lane
 	routes []route
+
+	mu       sync.Mutex // guards arrivals
+	arrivals []*arrival // downlinks to be stored; the first is under way
 }
 
 // visitor is the lane of a device that is not listed, and what keeps it: its
@@ -61,7 +77,7 @@ type visitor struct {
 }
 
 // maxVisitors bounds the lanes of devices that are not listed. They pile up only
-// while the broker is away, when their readings are refused anyway.
+// while the broker is away.
 const maxVisitors = 10_000
 
 // Connection is how a device's readings leave.
@@ -69,6 +85,8 @@ type Connection struct {
 	Uplink Uplink
 	// MaxPayload is the largest payload in bytes; 0 means no limit.
 	MaxPayload int64
+	// SpoolFirst stores every reading before it is sent: durability "always".
+	SpoolFirst bool
 }
 
 // New makes a Bridge without devices.
@@ -78,6 +96,9 @@ func New(o Options) *Bridge {
 	}
 	if o.MemoryBudget <= 0 {
 		o.MemoryBudget = DefaultMemoryBudget
+	}
+	if o.Stamp == nil {
+		o.Stamp = func(r *Reading) { r.Time = time.Now() }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -90,6 +111,7 @@ func New(o Options) *Bridge {
 		devices: map[DeviceID]*device{},
 		passing: map[DeviceID]*visitor{},
 		targets: map[Deliverer]*target{},
+		keys:    map[keyID]*keyed{},
 	}
 }
 
@@ -100,7 +122,7 @@ func (b *Bridge) Connect(id DeviceID, c Connection) error {
 	if _, ok := b.devices[id]; ok {
 		return fmt.Errorf("connect %q: %w: the device is connected already", id, ErrInvalid)
 	}
-	b.devices[id] = &device{lane: b.newLane(id, c)}
+	b.devices[id] = &device{lane: b.newLane(id, c, func(int) {})}
 	return nil
 }
 
@@ -111,10 +133,11 @@ func (b *Bridge) ConnectOthers(c Connection) {
 	b.open = &c
 }
 
-func (b *Bridge) newLane(id DeviceID, c Connection) *Lane {
+func (b *Bridge) newLane(id DeviceID, c Connection, visit func(int)) *Lane {
 	return &Lane{
-		device: id, uplink: c.Uplink, maxPayload: c.MaxPayload,
-		budget: b.budget, logger: b.logger, pause: retryPause,
+		device: id, uplink: c.Uplink, spool: b.opts.Spool, maxPayload: c.MaxPayload,
+		always: c.SpoolFirst, ackTimeout: b.opts.AckTimeout, budget: b.budget,
+		counts: &b.counts, logger: b.logger, visit: visit, pause: retryPause,
 	}
 }
 
@@ -133,52 +156,61 @@ func (b *Bridge) Known(id DeviceID) bool {
 	return ok || b.open != nil
 }
 
-// Accept takes a reading and waits until the broker has it. The receipt says
-// so. Otherwise nothing is kept, and the error is ErrUnknownDevice,
-// ErrTooLarge, a *RejectedError (never send it again), an *UnavailableError
-// (send it again later; the broker may have it already, if it was on its way
-// when the time was up) or ctx's.
-func (b *Bridge) Accept(ctx context.Context, r Reading) (Receipt, error) {
-	complete(&r)
+// Accept takes a reading and waits until the broker has it or, at the latest
+// soon after Options.AckTimeout, the spool. The receipt says which. Otherwise
+// nothing is kept, and the error is ErrUnknownDevice, ErrTooLarge, ErrKeyReused,
+// ErrSpoolFull, a *RejectedError (never send it again) or an *UnavailableError
+// (send it again later). When ctx is done first, its error is returned and what
+// becomes of the reading is not known.
+func (b *Bridge) Accept(ctx context.Context, r Reading, how Handling) (Receipt, error) {
+	b.complete(&r)
+	if how.Key.Value != "" {
+		return b.acceptKeyed(ctx, r, how)
+	}
+	return b.accept(ctx, r, how)
+}
+
+func (b *Bridge) accept(ctx context.Context, r Reading, how Handling) (Receipt, error) {
 	done := make(chan Outcome, 1)
-	lane, e, err := b.add(r, done)
+	lane, e, err := b.add(r, how, done)
 	if err != nil {
 		return Receipt{}, err
 	}
 	timer := time.NewTimer(b.opts.AckTimeout)
 	defer timer.Stop()
-	var why error
-	select {
-	case o := <-done:
-		return b.receipt(r, o)
-	case <-timer.C:
-		why = &UnavailableError{Reason: b.trouble(lane), RetryAfter: retryAfter}
-	case <-ctx.Done():
-		why = fmt.Errorf("accept reading of %q: %w", r.Device, ctx.Err())
+	for {
+		select {
+		case o := <-done:
+			return receipt(r, o)
+		case <-timer.C:
+			lane.content(e)
+		case <-ctx.Done():
+			return Receipt{}, fmt.Errorf("accept reading of %q: %w", r.Device, ctx.Err())
+		}
 	}
-	if !lane.withdraw(e) {
-		return b.receipt(r, <-done)
-	}
-	return Receipt{}, why
 }
 
-// retryAfter is what a caller is asked to wait: about the time in which a
-// session that is not refused comes back.
+// retryAfter is what a caller is asked to wait when there is no room.
 const retryAfter = 5 * time.Second
 
-func (b *Bridge) trouble(l *Lane) string {
-	if t := l.uplink.Trouble(); t != "" {
-		return t
+func receipt(r Reading, o Outcome) (Receipt, error) {
+	got := Receipt{ID: r.ID, Time: r.Time, State: Delivered}
+	if got.Time.IsZero() {
+		got.Time = time.Now() // the best there is; the reading's own comes later
 	}
-	return fmt.Sprintf("the broker did not acknowledge the reading within %s", b.opts.AckTimeout)
-}
-
-func (b *Bridge) receipt(r Reading, o Outcome) (Receipt, error) {
 	switch o.Kind {
 	case Acked:
-		return Receipt{ID: r.ID, Time: r.Time, State: Delivered}, nil
+		return got, nil
+	case kept:
+		got.State = Spooled
+		return got, nil
 	case Refused:
 		return Receipt{}, &RejectedError{Code: o.Code, Reason: o.Reason}
+	case failed:
+		if errors.Is(o.err, ErrSpoolFull) || errors.Is(o.err, ErrKeyReused) {
+			return Receipt{}, o.err
+		}
+		return Receipt{}, &UnavailableError{Reason: "the reading could not be stored: " + o.Reason, RetryAfter: retryAfter}
 	default:
 		return Receipt{}, &UnavailableError{Reason: o.Reason, RetryAfter: retryAfter}
 	}
@@ -186,39 +218,39 @@ func (b *Bridge) receipt(r Reading, o Outcome) (Receipt, error) {
 
 // Submit takes a reading that nobody waits for. It returns at once: nil when
 // the reading is held, in order, until the broker has it; an *UnavailableError
-// when there is no room; ErrUnknownDevice or ErrTooLarge. The reading is held
-// in memory: it does not survive the process.
+// when there is no room; ErrUnknownDevice or ErrTooLarge. It is in memory for up
+// to Options.AckTimeout and then, if the broker has not acknowledged it, in the
+// spool; with Connection.SpoolFirst it goes there first.
 func (b *Bridge) Submit(_ context.Context, r Reading) error {
-	complete(&r)
-	_, _, err := b.add(r, nil)
+	b.complete(&r)
+	_, _, err := b.add(r, Handling{}, nil)
 	return err
 }
 
-func complete(r *Reading) {
+func (b *Bridge) complete(r *Reading) {
 	if r.ID == uuid.Nil {
 		// NewV7 fails only if the system's randomness does; crypto/rand ends
 		// the process before that.
 		r.ID = uuid.Must(uuid.NewV7())
 	}
 	if r.Time.IsZero() {
-		r.Time = time.Now()
+		b.opts.Stamp(r)
 	}
 }
 
-func (b *Bridge) add(r Reading, done chan Outcome) (*Lane, *Entry, error) {
-	lane, leave, err := b.lane(r.Device)
+func (b *Bridge) add(r Reading, how Handling, done chan Outcome) (*Lane, *Entry, error) {
+	lane, leave, err := b.lane(r.Device, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err := lane.add(r, done)
-	if err == nil {
-		return lane, e, nil
-	}
-	leave()
+	defer leave()
+	e, err := lane.add(r, how, done)
 	switch {
+	case err == nil:
+		return lane, e, nil
 	case errors.Is(err, errFull):
 		return nil, nil, &UnavailableError{
-			Reason:     "too many readings wait for the broker: " + b.trouble(lane),
+			Reason:     "more readings come in than the disk and the broker take",
 			RetryAfter: retryAfter,
 		}
 	default:
@@ -226,57 +258,49 @@ func (b *Bridge) add(r Reading, done chan Outcome) (*Lane, *Entry, error) {
 	}
 }
 
-// lane finds the device's lane. leave undoes the call if nothing was added.
-func (b *Bridge) lane(id DeviceID) (l *Lane, leave func(), err error) {
+// lane finds the device's lane, which is kept until leave is called. There is
+// always room for a device that is stored: it could not be drained otherwise.
+func (b *Bridge) lane(id DeviceID, stored bool) (l *Lane, leave func(), err error) {
 	b.mu.RLock()
 	d, open := b.devices[id], b.open
+	full := !stored && len(b.passing) >= maxVisitors && b.passing[id] == nil
 	b.mu.RUnlock()
 	switch {
 	case d != nil:
 		return d.lane, func() {}, nil
 	case open == nil:
 		return nil, nil, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
+	case full:
+		return nil, nil, &UnavailableError{
+			Reason:     "readings of too many devices wait for the broker",
+			RetryAfter: retryAfter,
+		}
 	}
+	l = b.visit(id, 1)
+	return l, func() { b.visit(id, -1) }, nil
+}
+
+// visit counts what a lane of a device that is not listed holds, and forgets the
+// lane when it holds nothing.
+func (b *Bridge) visit(id DeviceID, n int) *Lane {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.passing[id]
 	if v == nil {
-		if len(b.passing) >= maxVisitors {
-			return nil, nil, &UnavailableError{
-				Reason:     "readings of too many devices wait for the broker",
-				RetryAfter: retryAfter,
-			}
-		}
-		v = &visitor{lane: b.newLane(id, *open)}
-		v.lane.keep = func() { b.keep(v) }
-		v.lane.release = func() { b.leave(id) }
+		v = &visitor{lane: b.newLane(id, *b.open, func(n int) { b.visit(id, n) })}
 		b.passing[id] = v
 	}
-	v.held++
-	return v.lane, v.lane.release, nil
-}
-
-// keep counts one more reason not to forget the visitor.
-func (b *Bridge) keep(v *visitor) {
-	b.mu.Lock()
-	v.held++
-	b.mu.Unlock()
-}
-
-// leave forgets the lane of a device that is not listed when nothing keeps it.
-func (b *Bridge) leave(id DeviceID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	v := b.passing[id]
-	if v.held--; v.held == 0 {
+	if v.held += n; v.held == 0 && v.lane.idle() {
 		delete(b.passing, id)
 	}
+	return v.lane
 }
 
-// Held is the number of readings that the broker has not acknowledged.
+// Held is the number of readings in memory, on their way to the broker or to the
+// spool. What is in the spool only is not counted.
 func (b *Bridge) Held() int { return b.budget.held() }
 
-// Drain waits until no reading is held or ctx is done.
+// Drain waits until no reading is held (see Held) or ctx is done.
 func (b *Bridge) Drain(ctx context.Context) error {
 	select {
 	case <-b.budget.drained():

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,12 +12,22 @@ type Entry struct {
 	Reading Reading
 
 	// The lane's mutex guards what follows.
-	seq        uint64
+	order      uint64
 	prev, next *Entry
 	state      entryState
-	tries      int
-	abandoned  bool         // the sender was told no; do not send again
-	done       chan Outcome // nil when nobody waits; capacity 1
+	retries    int       // how often the broker asked for another attempt
+	since      time.Time // when it came in
+	seq        int64     // its number in the spool; 0 while it is not there
+	key        *Key      // nil if it has none, or the spool has it
+	spooling   bool      // on its way there: in the lane's batch, or in the next
+	first      bool      // must be in the spool before it is sent
+	abandoned  bool      // the sender was told no: do not send it again
+	ended      *Outcome  // what became of it while the spool was storing it
+
+	done chan Outcome // nil when nobody waits; capacity 1
+	told bool         // its sender has an answer
+	// contented: who waits takes the spool for an answer.
+	contented bool
 }
 
 type entryState int
@@ -24,50 +35,133 @@ type entryState int
 const (
 	waiting entryState = iota
 	inFlight
+	unlisted // in the spool, or on its way, and not in memory
 	gone
 )
 
-// Lane is one device's order: its readings from oldest to newest, each waiting
-// or with the session. It is data and has no goroutine. It implements Source.
+// Lane is one device's order. It is data and has no goroutine of its own. It
+// implements Source.
+//
+// In memory is a list of the oldest readings, each waiting or with the session.
+// A lane is direct while none of its readings waits in the spool: then a new one
+// is added to the list and nothing is written. Otherwise there is a backlog: new
+// readings go to the spool, behind all others, and the list is its head, which
+// is read in pages. So the order is that of the list, then that of the spool.
 type Lane struct {
 	device     DeviceID
 	uplink     Uplink
+	spool      Spool
 	maxPayload int64
+	always     bool // spool before sending
+	ackTimeout time.Duration
 	budget     *budget
+	counts     *counters
 	logger     *slog.Logger
-	keep       func() // with mu held: the lane gets a place in the session's queue; may be nil
-	release    func() // without mu: an entry has left, or that place; may be nil
+	visit      func(n int) // counts entries of a lane that is not for ever; called without mu
 	pause      func(attempt int) time.Duration
 
 	mu         sync.Mutex // guards what follows and every entry's fields
 	head, tail *Entry
 	unsent     *Entry // the oldest entry that waits; nil if none
-	lastSeq    uint64
+	listed     int64  // bytes in the list
+	lastOrder  uint64
 	offered    bool        // the session will call Next without another Offer
 	paused     *time.Timer // set while the broker asked for patience
+	overdue    *time.Timer // set while an entry may have to be spooled
+
+	through int64    // the list has all of the spool up to this number
+	newest  int64    // the highest number in the spool
+	batch   []*Entry // what the spool is storing
+	queue   []*Entry // what is stored after that and is not in the list
+	away    int      // entries on their way to the spool that are not in the list
+	durable int      // entries of the list that are in the spool or on their way
+	loading bool     // a page is being read
+	failure error    // why the spool did not take the last batch; nil if it did
+	// strays is set after somebody else has changed the spool, until the lane is
+	// empty: numbers of entries that a page may have again. While it is set the
+	// list is not in the order of its numbers.
+	strays map[int64]bool
 }
 
-// add appends a reading. done is nil when nobody waits for the outcome.
-func (l *Lane) add(r Reading, done chan Outcome) (*Entry, error) {
+const (
+	// pageBytes is what is read of a backlog at once, and about what a lane
+	// holds of it in memory.
+	pageBytes = 64 << 10
+	// loadRetry is the pause after a page could not be read.
+	loadRetry = time.Second
+)
+
+// direct reports whether a new reading need not be spooled. What is in the spool
+// of the lane must all have been sent, and not too long ago to be acknowledged
+// soon: a device that always has something in flight would otherwise write all
+// its readings for ever, because of one that was late. It is called with mu held.
+func (l *Lane) direct() bool {
+	if l.durable == 0 {
+		return l.whole()
+	}
+	sent := l.unsent == nil || l.unsent.seq == 0 && !l.unsent.spooling
+	return l.whole() && sent && time.Since(l.head.since) < l.ackTimeout
+}
+
+// idle reports whether the lane holds nothing, in memory or in the spool.
+func (l *Lane) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.head == nil && l.whole()
+}
+
+// whole reports whether the list holds everything the lane has, so that a new
+// entry may be added to it. It is called with mu held.
+func (l *Lane) whole() bool { return l.away == 0 && l.newest <= l.through }
+
+// memoryOnly lists what came in until then and is not in the spool. It is called
+// with mu held.
+func (l *Lane) memoryOnly(until time.Time) (es []*Entry) {
+	for e := l.head; e != nil; e = e.next {
+		if e.seq == 0 && !e.abandoned && e.ended == nil && !e.since.After(until) {
+			es = append(es, e)
+		}
+	}
+	for _, e := range slices.Concat(l.batch, l.queue) {
+		if e.state == unlisted && !e.since.After(until) {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// add takes a reading. done is nil when nobody waits for the outcome.
+func (l *Lane) add(r Reading, how Handling, done chan Outcome) (*Entry, error) {
 	if l.maxPayload > 0 && int64(len(r.Payload)) > l.maxPayload {
 		return nil, ErrTooLarge
 	}
-	if !l.budget.take(r.size()) {
+	roomy, ok := l.budget.take(r.size())
+	if !ok {
 		return nil, errFull
 	}
-	e := &Entry{Reading: r, done: done}
+	down := l.uplink.Trouble() != ""
+	e := &Entry{Reading: r, done: done, since: time.Now()}
+	l.visit(1)
 	l.mu.Lock()
-	l.lastSeq++
-	e.seq = l.lastSeq
-	e.prev = l.tail
-	if l.tail != nil {
-		l.tail.next = e
+	if roomy && !down && !l.always && !how.Async && how.Key.Value == "" && l.direct() {
+		l.link(e)
+		l.watch(l.ackTimeout)
 	} else {
-		l.head = e
-	}
-	l.tail = e
-	if l.unsent == nil {
-		l.unsent = e
+		// Who wants it so, or cannot be served soon, need not wait for the broker.
+		e.contented = how.Async || down || !l.direct()
+		e.first = true
+		if how.Key.Value != "" {
+			e.key = &how.Key
+		}
+		if l.whole() && l.listed < pageBytes && !down {
+			l.link(e)
+		} else {
+			e.state = unlisted
+			e.spooling = true
+			l.away++
+			l.queue = append(l.queue, e)
+		}
+		l.spill()
 	}
 	offer := l.mustOffer()
 	l.mu.Unlock()
@@ -79,70 +173,102 @@ func (l *Lane) add(r Reading, done chan Outcome) (*Entry, error) {
 
 // mustOffer reports whether the caller, who holds mu, has to offer the lane.
 func (l *Lane) mustOffer() bool {
-	if l.offered || l.paused != nil || l.unsent == nil {
+	if l.offered || l.paused != nil {
+		return false
+	}
+	if ready := l.unsent != nil && !l.unsent.held(); !ready && (l.loading || l.unsent != nil || l.newest <= l.through) {
 		return false
 	}
 	l.offered = true
-	if l.keep != nil {
-		l.keep()
-	}
 	return true
 }
+
+// held: it must not be sent before it is durable.
+func (e *Entry) held() bool { return e.first && e.seq == 0 }
 
 // Next implements Source.
 func (l *Lane) Next() *Entry {
 	l.mu.Lock()
-	if l.unsent == nil || l.paused != nil {
+	defer l.mu.Unlock()
+	if l.paused != nil || l.unsent == nil || l.unsent.held() {
 		l.offered = false
-		l.mu.Unlock()
-		if l.release != nil {
-			l.release()
+		if l.unsent == nil && l.paused == nil {
+			l.load()
 		}
 		return nil
 	}
-	defer l.mu.Unlock()
 	e := l.unsent
 	e.state = inFlight
-	e.tries++
-	l.unsent = e.next
-	for l.unsent != nil && l.unsent.state != waiting {
-		l.unsent = l.unsent.next
+	l.advance()
+	if l.unsent == nil {
+		l.load() // the next page is read while this one is on its way
 	}
 	return e
+}
+
+// advance is called with mu held and moves unsent to the next that waits.
+func (l *Lane) advance() {
+	for l.unsent = l.unsent.next; l.unsent != nil && l.unsent.state != waiting; {
+		l.unsent = l.unsent.next
+	}
 }
 
 // Resolve implements Source.
 func (l *Lane) Resolve(e *Entry, o Outcome) {
 	l.mu.Lock()
-	if o.Kind == Retry && o.MaxTries > 0 && e.tries >= o.MaxTries {
-		o.Kind = Refused
+	if o.Kind == Retry {
+		// What got lost on the way is no attempt: the broker said nothing about it.
+		if e.retries++; o.MaxTries > 0 && e.retries >= o.MaxTries {
+			o.Kind = Refused
+		}
 	}
-	again := (o.Kind == Retry || o.Kind == Lost) && !e.abandoned
-	if !again {
-		done := e.done
-		l.unlink(e)
+	if (o.Kind == Retry || o.Kind == Lost) && !e.abandoned {
+		e.state = waiting
+		if l.unsent == nil || e.order < l.unsent.order {
+			l.unsent = e
+		}
+		if o.Kind == Retry && l.paused == nil {
+			l.paused = time.AfterFunc(l.pause(e.retries), l.resume)
+		}
+		offer := l.mustOffer()
 		l.mu.Unlock()
-		l.left(e)
-		switch {
-		case done != nil:
-			done <- o
-		case o.Kind == Refused:
-			l.logger.Error("reading refused by the broker, dropped",
-				"device", l.device, "id", e.Reading.ID, "code", o.Code, "reason", o.Reason)
+		if offer {
+			l.uplink.Offer(l)
 		}
 		return
 	}
-	e.state = waiting
-	if l.unsent == nil || e.seq < l.unsent.seq {
-		l.unsent = e
+	e.answer(o)
+	storing := slices.Contains(l.batch, e)
+	if storing {
+		e.ended = &o // the spool's answer finishes it
+	} else {
+		l.settle(e, o)
+		l.unlink(e)
 	}
-	if o.Kind == Retry && l.paused == nil {
-		l.paused = time.AfterFunc(l.pause(e.tries), l.resume)
-	}
-	offer := l.mustOffer()
 	l.mu.Unlock()
-	if offer {
-		l.uplink.Offer(l)
+	if !storing {
+		l.left(e)
+	}
+}
+
+// settle tells the spool what became of an entry. It is called with mu held.
+// What was refused is a dead letter, unless its sender has been told and nothing
+// is in the spool.
+func (l *Lane) settle(e *Entry, o Outcome) {
+	switch {
+	case o.Kind == Refused && (!e.told || e.seq != 0):
+		l.logger.Error("reading refused by the broker, now a dead letter",
+			"device", l.device, "id", e.Reading.ID, "code", o.Code, "reason", o.Reason)
+		l.spool.Bury(Stored{Seq: e.seq, Reading: e.Reading}, Epitaph{Code: o.Code, Reason: o.Reason}, l.buried)
+	case o.Kind == Acked && e.seq != 0:
+		l.spool.Delete([]int64{e.seq})
+	}
+}
+
+// buried is the spool's answer.
+func (l *Lane) buried(err error) {
+	if err != nil {
+		l.logger.Error("dead letter not stored", "device", l.device, "error", err)
 	}
 }
 
@@ -156,35 +282,36 @@ func (l *Lane) resume() {
 	}
 }
 
-// withdraw takes an entry back because its sender waits no longer. It reports
-// false if the outcome is there already; then it can be read from e.done. An
-// entry that is with the session cannot be called back: the broker may have it.
-// It is not sent again should the session lose it.
-func (l *Lane) withdraw(e *Entry) bool {
-	l.mu.Lock()
-	switch e.state {
-	case gone:
-		l.mu.Unlock()
-		return false
-	case inFlight:
-		e.abandoned, e.done = true, nil
-		l.mu.Unlock()
-		return true
+// link appends an entry to the list. It is called with mu held.
+func (l *Lane) link(e *Entry) {
+	l.lastOrder++
+	e.order, e.state = l.lastOrder, waiting
+	e.prev = l.tail
+	if l.tail != nil {
+		l.tail.next = e
+	} else {
+		l.head = e
 	}
-	if l.unsent == e {
-		l.unsent = e.next
-		for l.unsent != nil && l.unsent.state != waiting {
-			l.unsent = l.unsent.next
-		}
+	l.tail = e
+	if l.unsent == nil {
+		l.unsent = e
 	}
-	l.unlink(e)
-	l.mu.Unlock()
-	l.left(e)
-	return true
+	l.listed += e.Reading.size()
+	if e.seq != 0 {
+		l.durable++
+	}
 }
 
-// unlink is called with mu held.
+// unlink takes an entry out of the list, if it is there. It is called with mu
+// held.
 func (l *Lane) unlink(e *Entry) {
+	if e.state == unlisted {
+		e.state = gone
+		return
+	}
+	if l.unsent == e {
+		l.advance()
+	}
 	if e.prev != nil {
 		e.prev.next = e.next
 	} else {
@@ -196,12 +323,18 @@ func (l *Lane) unlink(e *Entry) {
 		l.tail = e.prev
 	}
 	e.prev, e.next, e.state = nil, nil, gone
+	l.listed -= e.Reading.size()
+	if e.seq != 0 || e.spooling {
+		l.durable--
+		e.spooling = false
+	}
+	if l.head == nil && l.whole() {
+		l.strays = nil
+	}
 }
 
-// left gives back what the entry held, without mu.
+// left gives back what an entry held in memory, without mu.
 func (l *Lane) left(e *Entry) {
 	l.budget.give(e.Reading.size())
-	if l.release != nil {
-		l.release()
-	}
+	l.visit(-1)
 }

@@ -1,8 +1,12 @@
 package bridge_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,280 +17,491 @@ import (
 	"fieldbridge/bridge/bridgetest"
 )
 
-// model is what the lanes should hold, next to a bridge that does.
-type model struct {
-	b       *bridge.Bridge
-	up      *bridgetest.Uplink
-	entries []*entry // in the order of their coming, without the gone ones
-	count   int
-	rests   map[bridge.DeviceID]rest
-}
-
-type entry struct {
-	r         bridge.Reading
-	flight    *bridgetest.Flight // nil while it waits
-	pending   *bridge.Pending    // nil if nobody waits for it
-	abandoned bool
-	tries     int
-}
-
-// rest tells whether a lane rests after a Retry.
-type rest int
-
 const (
-	works rest = iota
-	rests
-	perhaps // it rested, but is not listed and may have been forgotten meanwhile
+	modelWindow = 5
+	modelTries  = 3
+	modelBudget = 40 * 400
 )
 
-const modelWindow, modelTries = 5, 3
+// The device s spools first; visitors are not listed.
+var modelDevices = []bridge.DeviceID{"a", "s", "visitor"}
 
-var modelDevices = []bridge.DeviceID{"a", "b", "visitor 1", "visitor 2"}
+// model is what should become of each reading, next to a bridge that does it.
+type model struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	b      *bridge.Bridge
+	up     *bridgetest.Uplink
+	sp     *bridgetest.Spool
+	old    []*bridgetest.Spool
+	all    map[string]*record // by payload
+	order  []*record          // in the order of their coming
+	keys   map[string]*record
+	asking []*asked
+	// faults: dead letters may not have been stored.
+	faults bool
+}
+
+// record is a reading.
+type record struct {
+	name    string
+	r       bridge.Reading
+	foreign bool // stored by another process, so it has no place in the order
+	asked   bool // somebody waited for the answer
+	digest  byte // with its key
+
+	flight  *bridgetest.Flight
+	retries int
+	acked   bool
+	refused bool
+	failed  bool // its sender was told no, or it was dropped and counted
+	dropped bool // the spool made room; what is in memory as well may be sent
+	lost    bool // a crash took it before it was promised
+	stored  bool // its sender was told that it is stored
+	again   bool // a crash undid its end: it may be sent again
+}
+
+// over: nothing more has to be done for it.
+func (r *record) over() bool { return r.acked || r.refused || r.failed || r.lost || r.dropped }
+
+// asked is an Accept that has not answered.
+type asked struct {
+	rec    *record
+	reused bool // the key is that of another body
+	answer <-chan accepted
+}
 
 func newModel() *model {
-	m := &model{
-		b:     bridge.New(bridge.Options{MemoryBudget: 12 * 400}),
-		up:    &bridgetest.Uplink{Window: modelWindow},
-		rests: map[bridge.DeviceID]rest{},
-	}
-	_ = m.b.Connect("a", bridge.Connection{Uplink: m.up})
-	_ = m.b.Connect("b", bridge.Connection{Uplink: m.up})
-	m.b.ConnectOthers(bridge.Connection{Uplink: m.up})
+	m := &model{all: map[string]*record{}, keys: map[string]*record{}, sp: &bridgetest.Spool{Manual: true, ManualLoads: true}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.start()
 	return m
 }
 
-func (m *model) used() (n int64) {
-	for _, e := range m.entries {
-		n += bridge.Size(e.r)
-	}
-	return n
+func (m *model) start() {
+	m.up = &bridgetest.Uplink{Window: modelWindow}
+	m.b = bridge.New(bridge.Options{
+		MemoryBudget: modelBudget, Spool: m.sp, AckTimeout: time.Second,
+		Logger: slog.New(slog.NewTextHandler(drops{m}, nil)),
+	})
+	_ = m.b.Connect("a", bridge.Connection{Uplink: m.up})
+	_ = m.b.Connect("s", bridge.Connection{Uplink: m.up, SpoolFirst: true})
+	m.b.ConnectOthers(bridge.Connection{Uplink: m.up})
 }
 
-func (m *model) add(t *rapid.T, waiter bool) {
-	m.count++
-	size := rapid.IntRange(0, 300).Draw(t, "size")
-	r := reading(rapid.SampledFrom(modelDevices).Draw(t, "device"), fmt.Sprintf("%d %*s", m.count, size, ""))
-	room := m.used()+bridge.Size(r) <= 12*400
-	e := &entry{r: r}
-	var err error
-	if waiter {
-		e.pending, err = m.b.Begin(r)
-	} else {
-		err = m.b.Submit(t.Context(), r)
-	}
-	if (err == nil) != room {
-		t.Fatalf("error %v, want room: %t", err, room)
-	}
-	if err == nil {
-		m.entries = append(m.entries, e)
-	}
-}
+// drops learns from the log which readings were dropped.
+type drops struct{ m *model }
 
-// pull sends the next reading and checks that none older of its device waits.
-func (m *model) pull(t *rapid.T) {
-	flying := len(m.up.InFlight())
-	f := m.up.Pull()
-	if f == nil {
-		for _, e := range m.entries {
-			if e.flight == nil && m.rests[e.r.Device] == works && flying < modelWindow {
-				t.Fatalf("nothing is sent, but %.5q of %s waits", e.r.Payload, e.r.Device)
+func (d drops) Write(p []byte) (int, error) {
+	if s := string(p); strings.Contains(s, "reading dropped") {
+		for _, r := range d.m.order {
+			if strings.Contains(s, "id="+r.r.ID.String()) {
+				r.failed = true
 			}
 		}
-		return
 	}
-	if flying >= modelWindow {
-		t.Fatalf("sent beyond the window")
-	}
-	for _, e := range m.entries {
-		if e.r.Device != f.Reading.Device || e.flight != nil {
-			continue
-		}
-		if string(e.r.Payload) != string(f.Reading.Payload) {
-			t.Fatalf("%.5q overtakes %.5q", f.Reading.Payload, e.r.Payload)
-		}
-		if m.rests[e.r.Device] == rests {
-			t.Fatalf("%.5q is sent while its lane rests", e.r.Payload)
-		}
-		e.flight = f
-		e.tries++
-		return
-	}
-	t.Fatalf("%.5q is sent, which does not wait", f.Reading.Payload)
+	return len(p), nil
 }
 
-// flight picks one that is in flight.
-func (m *model) flight(t *rapid.T) *entry {
-	var es []*entry
-	for _, e := range m.entries {
-		if e.flight != nil {
-			es = append(es, e)
+// close ends what the model has started.
+func (m *model) close() {
+	m.cancel()
+	for _, s := range append(m.old, m.sp) {
+		s.Release()
+	}
+	time.Sleep(time.Minute) // a sender with a key waits for its answer
+	synctest.Wait()
+}
+
+func (m *model) make(t *rapid.T) *record {
+	size := rapid.SampledFrom([]int{0, 0, 50, 1500}).Draw(t, "size")
+	name := fmt.Sprintf("%d.", len(m.order)+1)
+	rec := &record{name: name, r: reading(rapid.SampledFrom(modelDevices).Draw(t, "device"), name+strings.Repeat("x", size))}
+	rec.r.ID = newID()
+	return rec
+}
+
+func (m *model) take(rec *record) {
+	m.all[rec.r.ID.String()] = rec
+	m.order = append(m.order, rec)
+}
+
+func (m *model) submit(t *rapid.T) {
+	rec := m.make(t)
+	m.take(rec) // before, because it may be dropped before Submit returns
+	if err := m.b.Submit(m.ctx, rec.r); err != nil {
+		m.checkRefusal(t, err)
+		rec.failed = true
+	}
+}
+
+func (m *model) accept(t *rapid.T, how bridge.Handling) {
+	rec := m.make(t)
+	rec.asked = true
+	m.take(rec)
+	m.ask(rec, rec.r, how)
+}
+
+// ask sends r, which is rec or a repetition of it.
+func (m *model) ask(rec *record, r bridge.Reading, how bridge.Handling) {
+	c := make(chan accepted, 1)
+	b, ctx := m.b, m.ctx
+	go func() {
+		got, err := b.Accept(ctx, r, how)
+		c <- accepted{got, err}
+	}()
+	m.asking = append(m.asking, &asked{
+		rec: rec, reused: how.Key.Value != "" && rec.digest != how.Key.Digest[0], answer: c,
+	})
+	synctest.Wait()
+}
+
+// keyed sends a reading under one of few keys: anew, once more, or another one.
+func (m *model) keyed(t *rapid.T) {
+	rec := m.make(t)
+	how := key(string(rec.r.Device)+rapid.SampledFrom([]string{"1", "2"}).Draw(t, "key"), byte(rapid.IntRange(1, 2).Draw(t, "digest")))
+	if old := m.keys[how.Key.Value]; old != nil && (!old.failed && !old.lost && !old.dropped || m.waits(old)) {
+		m.ask(old, rec.r, how)
+		return
+	}
+	rec.asked, rec.digest = true, how.Key.Digest[0]
+	m.keys[how.Key.Value] = rec
+	m.take(rec)
+	m.ask(rec, rec.r, how)
+}
+
+// waits: somebody waits for the answer.
+func (m *model) waits(rec *record) bool {
+	return slices.ContainsFunc(m.asking, func(a *asked) bool { return a.rec == rec && !a.reused })
+}
+
+// checkRefusal: an error needs a reason.
+func (m *model) checkRefusal(t *rapid.T, err error) {
+	var ue *bridge.UnavailableError
+	if !errors.As(err, &ue) && !errors.Is(err, bridge.ErrSpoolFull) {
+		t.Fatalf("error %v", err)
+	}
+}
+
+// answers looks at what senders were told.
+func (m *model) answers(t *rapid.T) {
+	m.asking = slices.DeleteFunc(m.asking, func(a *asked) bool {
+		select {
+		case got := <-a.answer:
+			m.answered(t, a, got)
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+func (m *model) answered(t *rapid.T, a *asked, got accepted) {
+	rec := a.rec
+	if a.reused {
+		if !errors.Is(got.err, bridge.ErrKeyReused) {
+			t.Fatalf("key of another body: %+v, %v", got.receipt, got.err)
+		}
+		return
+	}
+	var re *bridge.RejectedError
+	switch {
+	case errors.As(got.err, &re):
+		if !rec.refused {
+			t.Fatalf("%s: %v, but it was not refused", rec.name, got.err)
+		}
+	case got.err != nil:
+		m.checkRefusal(t, got.err)
+		rec.failed = true
+		if m.durable(rec) {
+			t.Fatalf("%s: %v, but it is stored", rec.name, got.err)
+		}
+	case got.receipt.ID != rec.r.ID:
+		t.Fatalf("%s: the receipt is of %s", rec.name, m.all[got.receipt.ID.String()].name)
+	case got.receipt.State == bridge.Delivered && !rec.acked:
+		t.Fatalf("%s: delivered, but not acknowledged", rec.name)
+	case got.receipt.State == bridge.Spooled:
+		if !rec.acked && !m.durable(rec) && !rec.dropped {
+			t.Fatalf("%s: stored, but it is not in the spool", rec.name)
+		}
+		rec.stored = true
+	}
+}
+
+func (m *model) durable(rec *record) bool {
+	return slices.ContainsFunc(m.sp.Rows(), func(s bridge.Stored) bool { return s.ID == rec.r.ID })
+}
+
+// pull sends the next reading and checks that it may be sent now.
+func (m *model) pull(t *rapid.T) bool {
+	f := m.up.Pull()
+	if f == nil {
+		return false
+	}
+	rec := m.all[f.Reading.ID.String()]
+	switch {
+	case rec == nil:
+		t.Fatalf("%.10q is sent, which nobody gave", f.Reading.Payload)
+	case string(rec.r.Payload) != string(f.Reading.Payload):
+		t.Fatalf("%s is sent as %.10q", rec.name, f.Reading.Payload)
+	case rec.flight != nil:
+		t.Fatalf("%s is sent while it is in flight", rec.name)
+	case rec.over() && !rec.again && (!rec.dropped || rec.acked || rec.refused):
+		t.Fatalf("%s is sent, which is over: %+v", rec.name, *rec)
+	case rec.r.Device == "s" && !m.durable(rec) && !rec.dropped:
+		t.Fatalf("%s is sent and not stored", rec.name)
+	}
+	for _, older := range m.order {
+		if older == rec {
+			break
+		}
+		if older.r.Device == rec.r.Device && !older.over() && older.flight == nil && !older.foreign && !rec.foreign && !rec.over() {
+			t.Fatalf("%s overtakes %s: %+v", rec.name, older.name, *older)
 		}
 	}
-	if len(es) == 0 {
+	rec.flight = f
+	return true
+}
+
+func (m *model) flight(t *rapid.T) *record {
+	var rs []*record
+	for _, r := range m.order {
+		if r.flight != nil {
+			rs = append(rs, r)
+		}
+	}
+	if len(rs) == 0 {
 		t.Skip("nothing is in flight")
 	}
-	return rapid.SampledFrom(es).Draw(t, "flight")
+	return rapid.SampledFrom(rs).Draw(t, "flight")
 }
 
-func (m *model) remove(e *entry) {
-	m.entries = slices.DeleteFunc(m.entries, func(x *entry) bool { return x == e })
-	d := e.r.Device
-	if d != "a" && d != "b" && m.rests[d] == rests &&
-		!slices.ContainsFunc(m.entries, func(x *entry) bool { return x.r.Device == d }) {
-		m.rests[d] = perhaps
-	}
+func (m *model) ack(rec *record) {
+	f := rec.flight
+	rec.flight, rec.acked, rec.again = nil, true, false
+	f.Ack()
 }
 
-// resolved checks that whoever waits for e is told o, now and once.
-func (m *model) resolved(t *rapid.T, e *entry, o bridge.OutcomeKind) {
-	m.remove(e)
-	if e.pending == nil {
-		return
-	}
-	select {
-	case got := <-e.pending.Done:
-		if e.abandoned || got.Kind != o {
-			t.Fatalf("%.5q: outcome %d, want %d; abandoned: %t", e.r.Payload, got.Kind, o, e.abandoned)
-		}
-	default:
-		if !e.abandoned {
-			t.Fatalf("%.5q: nobody was told", e.r.Payload)
-		}
-	}
-	if !e.abandoned && e.pending.Withdraw() {
-		t.Fatalf("%.5q: withdrawn after its outcome", e.r.Payload)
-	}
+func (m *model) refuse(rec *record) {
+	f := rec.flight
+	rec.flight, rec.refused, rec.again = nil, true, false
+	f.Refuse(0x90, "no")
 }
 
 func (m *model) retry(t *rapid.T) {
-	e := m.flight(t)
-	bounded := rapid.Bool().Draw(t, "bounded")
+	rec := m.flight(t)
 	tries := 0
-	if bounded {
+	if rapid.Bool().Draw(t, "bounded") {
 		tries = modelTries
 	}
-	f := e.flight
+	f := rec.flight
+	rec.flight = nil
+	if rec.retries++; tries > 0 && rec.retries >= tries {
+		rec.refused = true
+	}
 	f.Retry(0x80, tries)
-	switch {
-	case bounded && e.tries >= modelTries:
-		m.resolved(t, e, bridge.Refused)
-	case e.abandoned:
-		m.remove(e)
-	default:
-		e.flight = nil
-		if m.rests[e.r.Device] == works || m.rests[e.r.Device] == perhaps {
-			m.rests[e.r.Device] = rests
-		}
-	}
 }
 
-func (m *model) lose(t *rapid.T) {
+func (m *model) lose() {
+	for _, r := range m.order {
+		r.flight = nil
+	}
 	m.up.Lose()
-	for _, e := range slices.Clone(m.entries) {
+}
+
+func (m *model) foreign(t *rapid.T) {
+	rec := m.make(t)
+	rec.foreign = true
+	before := len(m.sp.Rows())
+	m.sp.Insert(rec.r)
+	if len(m.sp.Rows()) == before {
+		t.Skip("the spool fails")
+	}
+	m.take(rec)
+	if _, err := m.b.Recover(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *model) dropOldest() {
+	for _, s := range m.sp.DropOldest(1) {
+		m.all[s.ID.String()].dropped = true
+	}
+}
+
+// crash ends the process and starts it with what was durable.
+func (m *model) crash(t *rapid.T) {
+	m.faults = true
+	old := m.sp
+	m.sp = old.Crash()
+	m.old = append(m.old, old)
+	m.asking = nil
+	for _, r := range m.order {
+		r.flight, r.retries = nil, 0
+		durable := m.durable(r)
 		switch {
-		case e.flight == nil:
-		case e.abandoned:
-			m.remove(e)
-		default:
-			e.flight = nil
+		case durable && r.over():
+			r.again = true
+			if r.failed && !r.acked && !r.refused { // it was told no and stored after all: cannot be
+				t.Fatalf("%s has failed and is stored", r.name)
+			}
+		case !durable && !r.over():
+			if r.stored {
+				t.Fatalf("%s was answered as stored and is lost", r.name)
+			}
+			r.lost = true
 		}
 	}
-}
-
-func (m *model) withdraw(t *rapid.T) {
-	var es []*entry
-	for _, e := range m.entries {
-		if e.pending != nil && !e.abandoned {
-			es = append(es, e)
-		}
-	}
-	if len(es) == 0 {
-		t.Skip("nobody waits")
-	}
-	e := rapid.SampledFrom(es).Draw(t, "pending")
-	if !e.pending.Withdraw() {
-		t.Fatalf("%.5q: no outcome, but it cannot be withdrawn", e.r.Payload)
-	}
-	e.abandoned = true
-	if e.flight == nil {
-		m.remove(e)
+	m.start()
+	if _, err := m.b.Recover(); err != nil {
+		t.Fatal(err)
 	}
 }
 
-// patient lets every lane's rest pass.
-func (m *model) patient() {
-	time.Sleep(31 * time.Second)
-	synctest.Wait()
-	clear(m.rests)
-}
-
+// check is what holds at any time.
 func (m *model) check(t *rapid.T) {
-	if got, want := m.b.Held(), len(m.entries); got != want {
-		t.Fatalf("%d readings are held, want %d", got, want)
+	synctest.Wait()
+	m.answers(t)
+	if err := m.b.CheckLanes(); err != nil {
+		t.Fatal(err)
 	}
-	if got, want := m.b.Used(), m.used(); got != want {
-		t.Fatalf("the budget has %d bytes, want %d", got, want)
-	}
-	for _, e := range m.entries {
-		if e.pending != nil && len(e.pending.Done) > 0 {
-			t.Fatalf("%.5q: an outcome for what is held", e.r.Payload)
-		}
-	}
-	if s := m.up.Misuse(); len(s) > 0 {
+	for _, s := range slices.Concat(m.up.Misuse(), m.sp.Misuse()) {
 		t.Fatal(s)
 	}
+	buried := map[string]bool{}
+	for _, d := range m.sp.Dead() {
+		buried[d.Reading.ID.String()] = true
+		if rec := m.all[d.Reading.ID.String()]; !rec.refused && !rec.again {
+			t.Fatalf("%s is a dead letter and was not refused", rec.name)
+		}
+	}
+	held := m.b.Held()
+	alive := 0
+	for _, r := range m.order {
+		if !r.over() {
+			alive++
+		}
+		if r.stored && !r.over() && !m.durable(r) {
+			t.Fatalf("%s was answered as stored and is not", r.name)
+		}
+	}
+	if rows := len(m.sp.Rows()); alive > held+rows {
+		t.Fatalf("%d readings are to be delivered, %d are in memory and %d in the spool", alive, held, rows)
+	}
 }
 
-// bubble hides what must not be called inside a synctest bubble.
-type bubble struct{ testing.TB }
+// settle lets everything go its way, without faults, and checks that all that
+// was taken has got somewhere.
+func (m *model) settle(t *rapid.T) {
+	m.sp.Fail(nil)
+	m.sp.SetLimit(0)
+	m.sp.FailReads(nil)
+	m.up.SetTrouble("")
+	for range 2000 {
+		synctest.Wait()
+		moved := m.sp.Commit(100)+m.sp.Answer(100) > 0
+		synctest.Wait()
+		for m.pull(t) {
+			moved = true
+		}
+		for _, r := range m.order {
+			if r.flight != nil {
+				m.ack(r)
+				moved = true
+			}
+		}
+		m.check(t)
+		if !moved {
+			if m.quiet() {
+				break
+			}
+			time.Sleep(bridge.RetryPauseMax)
+		}
+	}
+	dead := map[string]bool{}
+	for _, d := range m.sp.Dead() {
+		dead[d.Reading.ID.String()] = true
+	}
+	for _, r := range m.order {
+		switch {
+		case !r.over():
+			t.Fatalf("%s was never delivered", r.name)
+		case r.refused && !r.acked && !r.asked && !dead[r.r.ID.String()] && !m.faults:
+			t.Fatalf("%s was refused and is no dead letter", r.name)
+		}
+	}
+	switch {
+	case len(m.asking) > 0:
+		t.Fatalf("%d senders have no answer", len(m.asking))
+	case m.b.Held() != 0 || m.b.Used() != 0:
+		t.Fatalf("%d readings of %d bytes are held", m.b.Held(), m.b.Used())
+	case len(m.sp.Rows()) != 0:
+		t.Fatalf("left in the spool: %v", m.sp.Rows())
+	case m.b.Visitors() != 0 || m.b.KeysUnderWay() != 0:
+		t.Fatalf("%d visitors and %d keys are left", m.b.Visitors(), m.b.KeysUnderWay())
+	}
+}
+
+func (m *model) quiet() bool {
+	return len(m.asking) == 0 && m.b.Held() == 0 && len(m.sp.Rows()) == 0 && m.sp.Queued() == 0 && m.sp.Loading() == 0 &&
+		m.b.Visitors() == 0
+}
+
+// quietTB keeps from rapid what must not be called inside a synctest bubble.
+type quietTB struct{ testing.TB }
 
 func TestLanesAgainstModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rapid.Check(bubble{t}, func(t *rapid.T) {
+		rapid.Check(quietTB{t}, func(t *rapid.T) {
 			m := newModel()
-			t.Repeat(map[string]func(*rapid.T){
-				"":         m.check,
-				"submit":   func(t *rapid.T) { m.add(t, false) },
-				"accept":   func(t *rapid.T) { m.add(t, true) },
-				"send":     m.pull,
-				"send too": m.pull,
-				"ack": func(t *rapid.T) {
-					e := m.flight(t)
-					e.flight.Ack()
-					m.resolved(t, e, bridge.Acked)
-				},
-				"refuse": func(t *rapid.T) {
-					e := m.flight(t)
-					e.flight.Refuse(0x90, "")
-					m.resolved(t, e, bridge.Refused)
-				},
-				"retry":    m.retry,
-				"lose":     m.lose,
-				"withdraw": m.withdraw,
-				"patient":  func(*rapid.T) { m.patient() },
-			})
-			// Everything can still go out.
-			m.patient()
-			for len(m.entries) > 0 {
-				before := len(m.entries)
-				m.pull(t)
-				for _, e := range slices.Clone(m.entries) {
-					if e.flight != nil {
-						e.flight.Ack()
-						m.resolved(t, e, bridge.Acked)
-					}
-				}
-				if len(m.entries) == before {
-					t.Fatalf("%d readings never go out", before)
-				}
-				m.check(t)
-			}
-			if f := m.up.Pull(); f != nil {
-				t.Fatalf("%.5q is sent, which is gone", f.Reading.Payload)
-			}
-			if n := m.b.Visitors(); n != 0 {
-				t.Fatalf("%d lanes of unlisted devices are left", n)
-			}
+			defer m.close()
+			t.Repeat(m.actions())
+			m.settle(t)
 		})
 	})
+}
+
+func (m *model) actions() map[string]func(*rapid.T) {
+	pulls := func(t *rapid.T) {
+		for range rapid.IntRange(1, modelWindow).Draw(t, "n") {
+			synctest.Wait()
+			if !m.pull(t) {
+				return
+			}
+		}
+	}
+	commit := func(t *rapid.T) { m.sp.Commit(rapid.IntRange(0, 5).Draw(t, "n")) }
+	return map[string]func(*rapid.T){
+		"":            m.check,
+		"submit":      m.submit,
+		"submit too":  m.submit,
+		"accept":      func(t *rapid.T) { m.accept(t, bridge.Handling{}) },
+		"async":       func(t *rapid.T) { m.accept(t, async) },
+		"keyed":       m.keyed,
+		"send":        pulls,
+		"send too":    pulls,
+		"ack":         func(t *rapid.T) { m.ack(m.flight(t)) },
+		"ack too":     func(t *rapid.T) { m.ack(m.flight(t)) },
+		"refuse":      func(t *rapid.T) { m.refuse(m.flight(t)) },
+		"retry":       m.retry,
+		"lose":        func(*rapid.T) { m.lose() },
+		"link down":   func(*rapid.T) { m.up.SetTrouble("away"); m.b.LinkDown(m.up) },
+		"trouble":     func(*rapid.T) { m.up.SetTrouble("away") },
+		"link up":     func(*rapid.T) { m.up.SetTrouble("") },
+		"commit":      commit,
+		"commit too":  commit,
+		"sync":        func(*rapid.T) { m.sp.Sync(1) },
+		"load":        func(*rapid.T) { m.sp.Answer(1) },
+		"load too":    func(*rapid.T) { m.sp.Answer(9) },
+		"fail":        func(*rapid.T) { m.faults = true; m.sp.Fail(bridge.ErrSpoolFull) },
+		"limit":       func(t *rapid.T) { m.sp.SetLimit(rapid.IntRange(1, 6).Draw(t, "limit")) },
+		"room":        func(*rapid.T) { m.sp.Fail(nil); m.sp.SetLimit(0) },
+		"blind":       func(*rapid.T) { m.sp.FailReads(errDisk); m.sp.Answer(1); m.sp.FailReads(nil) },
+		"drop oldest": func(*rapid.T) { m.dropOldest() },
+		"foreign":     m.foreign,
+		"time": func(t *rapid.T) {
+			time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, 500 * time.Millisecond, time.Second}).Draw(t, "d"))
+		},
+		"crash": m.crash,
+	}
 }

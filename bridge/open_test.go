@@ -8,86 +8,154 @@ import (
 	"time"
 
 	"fieldbridge/bridge"
-	"fieldbridge/bridge/bridgetest"
 )
 
-func newOpen(t *testing.T) (*bridge.Bridge, *bridgetest.Uplink) {
+func openBubble(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
-	b, up := newBridge(t, bridge.Options{AckTimeout: time.Second})
-	b.ConnectOthers(bridge.Connection{Uplink: up, MaxPayload: 8})
-	return b, up
-}
-
-func TestOthersLeaveNothingBehind(t *testing.T) {
-	b, up := newOpen(t)
-	if !b.Known("anything") {
-		t.Error("an unlisted device is not known")
-	}
-	for i := range 100 {
-		id := bridge.DeviceID(fmt.Sprintf("v%d", i))
-		submit(t, b, id, "1", "2")
-		if err := b.Submit(t.Context(), reading(id, "too large")); !errors.Is(err, bridge.ErrTooLarge) {
-			t.Errorf("error %v", err)
-		}
-	}
-	if n := b.Visitors(); n != 100 {
-		t.Errorf("%d lanes, want 100", n)
-	}
-	for up.Pull() != nil {
-	}
-	up.Lose()
-	for f := up.Pull(); f != nil; f = up.Pull() {
-		f.Ack()
-	}
-	checkHeld(t, b, 0)
-	if n := b.Visitors(); n != 0 {
-		t.Errorf("%d lanes are left", n)
-	}
-}
-
-// Readings that time out while the broker is away must not pile up lanes in the
-// session's queue.
-func TestOthersWhileTheBrokerIsAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, up := newOpen(t)
-		for i := range 50 {
-			if _, err := b.Accept(t.Context(), reading(bridge.DeviceID(fmt.Sprintf("v%d", i%5)), "1")); err == nil {
-				t.Fatal("accepted")
-			}
-		}
-		checkHeld(t, b, 0)
-		if n := up.Offered(); n > 5 {
-			t.Errorf("%d lanes wait for the session, there are 5 devices", n)
-		}
-		nothing(t, up)
-		if n := b.Visitors(); n != 0 {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		r.ConnectOthers(bridge.Connection{Uplink: r.up, MaxPayload: 8})
+		test(t, r)
+		r.empty(t)
+		if n := r.Visitors(); n != 0 {
 			t.Errorf("%d lanes are left", n)
 		}
 	})
 }
 
-func TestOthersAreBounded(t *testing.T) {
-	b, up := newOpen(t)
-	for i := range bridge.MaxVisitors {
-		p, err := b.Begin(reading(bridge.DeviceID(fmt.Sprintf("v%d", i)), "1"))
-		if err != nil {
+func visitor(i int) bridge.DeviceID { return bridge.DeviceID(fmt.Sprint("v", i)) }
+
+// ackAll acknowledges in the order of sending until nothing is left.
+func (r *rig) ackAll() (sent []string) {
+	for {
+		synctest.Wait()
+		f := r.up.Pull()
+		if f == nil {
+			synctest.Wait()
+			if f = r.up.Pull(); f == nil {
+				return sent
+			}
+		}
+		sent = append(sent, string(f.Reading.Payload))
+		f.Ack()
+	}
+}
+
+func TestOthersLeaveNothingBehind(t *testing.T) {
+	openBubble(t, func(t *testing.T, r *rig) {
+		if !r.Known("anything") {
+			t.Error("an unlisted device is not known")
+		}
+		for i := range 100 {
+			r.submit(t, visitor(i), "1", "2")
+			if err := r.Submit(t.Context(), reading(visitor(i), "too large")); !errors.Is(err, bridge.ErrTooLarge) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if n := r.Visitors(); n != 100 {
+			t.Errorf("%d lanes, want 100", n)
+		}
+		for r.up.Pull() != nil {
+		}
+		r.up.Lose()
+		r.ackAll()
+		r.appends(t, 0)
+	})
+}
+
+// Lanes with a backlog are kept until it is drained, over all that can happen.
+func TestOthersWithBacklog(t *testing.T) {
+	openBubble(t, func(t *testing.T, r *rig) {
+		for i := range 20 {
+			r.submit(t, visitor(i), "1")
+		}
+		for range 10 {
+			r.up.Pull()
+		}
+		r.down()
+		for i := range 20 {
+			r.submit(t, visitor(i), "2")
+			wantState(t, r.accept(t, reading(visitor(i), "3")), bridge.Spooled)
+		}
+		r.up.Lose()
+		r.held(t, 10) // those that were in flight
+		if n := r.Visitors(); n != 20 {
+			t.Errorf("%d lanes, want 20", n)
+		}
+		r.up.SetTrouble("")
+		seen := map[bridge.DeviceID]string{}
+		for range 60 {
+			f := r.any(t)
+			seen[f.Reading.Device] += string(f.Reading.Payload)
+			f.Ack()
+		}
+		for id, s := range seen {
+			if s != "123" {
+				t.Errorf("%s: sent %q", id, s)
+			}
+		}
+	})
+}
+
+func TestOthersAfterRestart(t *testing.T) {
+	openBubble(t, func(t *testing.T, r *rig) {
+		for i := range 30 {
+			r.sp.Insert(reading(visitor(i%3), fmt.Sprint(i)))
+		}
+		r.sp.Insert(reading("v99", "gone"))
+		if n, err := r.Recover(); n != 0 || err != nil {
+			t.Errorf("got %d, %v", n, err)
+		}
+		if n := r.Visitors(); n != 4 {
+			t.Errorf("%d lanes, want 4", n)
+		}
+		if err := r.CheckLanes(); err != nil {
+			t.Error(err)
+		}
+		if sent := r.ackAll(); len(sent) != 31 {
+			t.Errorf("%d sent, want 31", len(sent))
+		}
+	})
+}
+
+// What the spool dropped meanwhile, or could not be read at once, leaves no lane
+// behind.
+func TestOthersWhoseBacklogVanishes(t *testing.T) {
+	openBubble(t, func(t *testing.T, r *rig) {
+		for i := range 10 {
+			r.sp.Insert(reading(visitor(i), "1"))
+		}
+		if _, err := r.Recover(); err != nil {
 			t.Fatal(err)
 		}
-		p.Withdraw()
-	}
-	var ue *bridge.UnavailableError
-	if err := b.Submit(t.Context(), reading("one more", "1")); !errors.As(err, &ue) {
-		t.Errorf("error %v, want an *UnavailableError", err)
-	}
-	submit(t, b, "v0", "1")
-	submit(t, b, "a", "2")
-	next(t, up, "1").Ack()
-	next(t, up, "2").Ack()
-	nothing(t, up)
-	submit(t, b, "one more", "3")
-	next(t, up, "3").Ack()
-	nothing(t, up)
-	if n := b.Visitors(); n != 0 {
-		t.Errorf("%d lanes are left", n)
-	}
+		r.sp.DropOldest(9)
+		r.sp.FailReads(errDisk)
+		r.nothing(t)
+		r.sp.FailReads(nil)
+		time.Sleep(bridge.LoadRetry)
+		r.ack(t, "1")
+	})
+}
+
+func TestOthersAreBounded(t *testing.T) {
+	openBubble(t, func(t *testing.T, r *rig) {
+		for i := range bridge.MaxVisitors {
+			r.submit(t, visitor(i), "1")
+		}
+		var ue *bridge.UnavailableError
+		if err := r.Submit(t.Context(), reading("one more", "1")); !errors.As(err, &ue) {
+			t.Errorf("error %v, want an *UnavailableError", err)
+		}
+		r.submit(t, "v0", "2")
+		r.submit(t, "a", "3")
+		// What is stored already is always let in.
+		r.sp.Insert(reading("stored", "4"))
+		if n, err := r.Recover(); n != 0 || err != nil {
+			t.Errorf("got %d, %v", n, err)
+		}
+		if n := len(r.ackAll()); n != bridge.MaxVisitors+3 {
+			t.Errorf("%d sent", n)
+		}
+		r.submit(t, "one more", "5")
+		r.ack(t, "5")
+	})
 }

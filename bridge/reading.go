@@ -146,8 +146,12 @@ type Reading struct {
 	// the reading is handed over: the caller must not change it any more.
 	Payload []byte
 	// Time is when the value was measured or, if the sender did not say, when
-	// it was received here.
+	// it was received here. It is zero if that happened while the wall clock
+	// could not be trusted; then Boot and Mono say when.
 	Time time.Time
+	// Boot is the machine's boot id, and Mono the time since that boot.
+	Boot string
+	Mono time.Duration
 }
 
 // size is what the reading counts against the memory budget.
@@ -163,7 +167,20 @@ type State string
 const (
 	// Delivered: the broker has acknowledged the reading (PUBACK).
 	Delivered State = "delivered"
+	// Spooled: the reading is fsync'd to the spool and will be delivered.
+	Spooled State = "stored"
 )
+
+// Handling is how a sender wants its reading taken. The zero value is the
+// gateway's way.
+type Handling struct {
+	// Async: the sender does not wait for the broker; the reading is spooled and
+	// answered at once (Prefer: respond-async, RFC 7240 section 4.1).
+	Async bool
+	// Key makes a repetition of the request the same reading. Such a reading is
+	// spooled first, with its key.
+	Key Key
+}
 
 // Receipt is what the sender of an accepted reading gets back.
 type Receipt struct {

@@ -6,16 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"time"
 )
 
-// DeliveryPolicy bounds the attempts to deliver one downlink. The pause between
-// two doubles from MinPause to MaxPause, with full jitter.
+// DeliveryPolicy paces the attempts to deliver one downlink, which go on until it
+// is delivered, refused for good or expired. The pause between two doubles from
+// MinPause to MaxPause, with full jitter.
 type DeliveryPolicy struct {
-	// Attempts, at most. Default 6.
-	Attempts int
 	// MinPause is the bound of the first pause. Default 500 ms.
 	MinPause time.Duration
 	// MaxPause bounds every pause, also one that the target asks for. Default 30 s.
@@ -23,12 +21,12 @@ type DeliveryPolicy struct {
 	// Timeout bounds one attempt. The targets have closer bounds of their own;
 	// this one must leave a slow serial line the time it takes. Default 5 min.
 	Timeout time.Duration
+	// MaxAge is when a downlink without an expiry of its own expires. Default
+	// 168 h.
+	MaxAge time.Duration
 }
 
 func (p DeliveryPolicy) withDefaults() DeliveryPolicy {
-	if p.Attempts <= 0 {
-		p.Attempts = 6
-	}
 	if p.MinPause <= 0 {
 		p.MinPause = 500 * time.Millisecond
 	}
@@ -37,6 +35,9 @@ func (p DeliveryPolicy) withDefaults() DeliveryPolicy {
 	}
 	if p.Timeout <= 0 {
 		p.Timeout = 5 * time.Minute
+	}
+	if p.MaxAge <= 0 {
+		p.MaxAge = 168 * time.Hour
 	}
 	return p
 }
@@ -52,7 +53,8 @@ func (p DeliveryPolicy) pause(attempt int, asked time.Duration) time.Duration {
 type Route struct {
 	// Filter selects by sub topic (see MatchFilter); "" selects all.
 	Filter string
-	// Target names the deliverer for people: `serial "scale"`.
+	// Target names the deliverer, for people and in the spool, where it must
+	// stay the same over restarts: "serial scale".
 	Target string
 	// To gets the downlinks. Routes with the same To share one order.
 	To Deliverer
@@ -75,11 +77,20 @@ func (b *Bridge) Route(id DeviceID, r Route) error {
 	if d == nil {
 		return fmt.Errorf("route %q: %w", id, ErrUnknownDevice)
 	}
+	if b.opts.Downlinks == nil {
+		return fmt.Errorf("route %q: %w: nothing stores downlinks", id, ErrInvalid)
+	}
 	t := b.targets[r.To]
 	if t == nil {
+		for _, other := range b.targets {
+			if other.name == r.Target {
+				// Both would deliver what is stored under the name.
+				return fmt.Errorf("route %q: %w: two targets have the name %q", id, ErrInvalid, r.Target)
+			}
+		}
 		t = &target{
 			name: r.Target, to: r.To, policy: b.opts.Delivery, logger: b.logger,
-			wake: make(chan struct{}, 1),
+			store: b.opts.Downlinks, wake: make(chan struct{}, 1),
 		}
 		b.targets[r.To] = t
 	}
@@ -87,19 +98,23 @@ func (b *Bridge) Route(id DeviceID, r Route) error {
 	return nil
 }
 
-// Downlink takes a downlink and returns at once. done is called, from another
-// goroutine or before Downlink returns, when every matching route has it or has
-// given up; then the broker can be told. It is not called for what is still
-// undelivered when Run ends, so that the broker keeps it. The number of
-// downlinks held is bounded by what the session lets the broker send without
-// having it acknowledged.
-func (b *Bridge) Downlink(d Downlink, done func()) {
-	b.mu.RLock()
+// storeRetry is the pause after a downlink could not be stored.
+const storeRetry = 5 * time.Second
+
+// Downlink takes a downlink. done is called, from another goroutine or before
+// Downlink returns, when the downlink is stored for every matching route; then
+// the broker can be told. It is not called while the downlink cannot be stored,
+// so that the broker keeps it.
+func (b *Bridge) Downlink(d Downlink, o Origin, done func()) {
+	var ds []StoredDownlink
 	var to []*target
-	if dev := b.devices[d.Device]; dev != nil {
+	b.mu.RLock()
+	dev := b.devices[d.Device]
+	if dev != nil {
 		for _, r := range dev.routes {
-			if MatchFilter(r.filter, d.Subtopic) {
+			if MatchFilter(r.filter, d.Subtopic) && !slices.Contains(to, r.target) {
 				to = append(to, r.target)
+				ds = append(ds, StoredDownlink{Target: r.target.name, Downlink: d})
 			}
 		}
 	}
@@ -110,107 +125,182 @@ func (b *Bridge) Downlink(d Downlink, done func()) {
 		done()
 		return
 	}
-	var left atomic.Int32
-	left.Store(int32(len(to)))
-	for _, t := range to {
-		t.push(job{d: d, done: func() {
-			if left.Add(-1) == 0 {
-				done()
-			}
-		}})
+	if o.Duplicate {
+		if seen, err := b.opts.Downlinks.SeenDownlink(o); err == nil && seen {
+			done()
+			return
+		}
 	}
+	b.store(dev, dev.arrive(&arrival{downlinks: ds, origin: o, targets: to, done: done}))
 }
 
-type job struct {
-	d    Downlink
-	done func()
+// arrival is a downlink until it is stored.
+type arrival struct {
+	downlinks []StoredDownlink // one for each target
+	origin    Origin
+	targets   []*target
+	done      func()
 }
 
-// target delivers to one Deliverer, one downlink after the other.
+// arrive queues an arrival and returns it if it is the only one.
+func (d *device) arrive(a *arrival) *arrival {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.arrivals = append(d.arrivals, a)
+	if len(d.arrivals) > 1 {
+		return nil
+	}
+	return a
+}
+
+// arrived removes the first of the queue and returns the next.
+func (d *device) arrived() *arrival {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.arrivals[0] = nil
+	if d.arrivals = d.arrivals[1:]; len(d.arrivals) == 0 {
+		d.arrivals = nil
+		return nil
+	}
+	return d.arrivals[0]
+}
+
+// store stores a device's downlinks, one at a time: were two under way and the
+// first failed, the second would be delivered first.
+func (b *Bridge) store(dev *device, a *arrival) {
+	if a == nil {
+		return
+	}
+	b.opts.Downlinks.AppendDownlinks(a.downlinks, a.origin, func(err error) {
+		if err != nil {
+			b.logger.Error("downlink not stored, the broker keeps it", "device", dev.lane.device,
+				"id", a.downlinks[0].ID, "error", err, "retry_in", storeRetry)
+			time.AfterFunc(storeRetry, func() { b.store(dev, a) })
+			return
+		}
+		a.done()
+		for _, t := range a.targets {
+			t.signal()
+		}
+		b.store(dev, dev.arrived())
+	})
+}
+
+// target delivers to one Deliverer, one downlink after the other, what the store
+// holds for it.
 type target struct {
 	name   string
 	to     Deliverer
+	store  Downlinks
 	policy DeliveryPolicy
 	logger *slog.Logger
-	wake   chan struct{} // capacity 1: a signal that jobs has grown
-
-	mu   sync.Mutex // guards jobs
-	jobs []job
+	wake   chan struct{} // capacity 1: a signal that there may be more
 }
 
-func (t *target) push(j job) {
-	t.mu.Lock()
-	t.jobs = append(t.jobs, j)
-	t.mu.Unlock()
+func (t *target) signal() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (t *target) pop() (job, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.jobs) == 0 {
-		t.jobs = nil
-		return job{}, false
-	}
-	j := t.jobs[0]
-	t.jobs[0] = job{}
-	t.jobs = t.jobs[1:]
-	return j, true
+// targetPage is how many downlinks are read at once.
+const targetPage = 16
+
+type targetPageResult struct {
+	page []StoredDownlink
+	err  error
 }
 
 func (t *target) run(ctx context.Context) error {
-	for {
-		j, ok := t.pop()
-		if !ok {
-			select {
-			case <-t.wake:
-				continue
-			case <-ctx.Done():
+	loaded := make(chan targetPageResult, 1)
+	for after := int64(0); ; {
+		t.store.LoadDownlinks(t.name, after, targetPage, func(p []StoredDownlink, err error) {
+			loaded <- targetPageResult{p, err}
+		})
+		var got targetPageResult
+		select {
+		case got = <-loaded:
+		case <-ctx.Done():
+			return nil
+		}
+		for _, d := range got.page {
+			if !t.finish(ctx, d) {
 				return nil
 			}
+			after = d.Seq
 		}
-		if err := t.deliver(ctx, j.d); err != nil {
-			if ctx.Err() != nil {
-				return nil // not acknowledged: the broker sends it again
-			}
-			t.logger.Error("downlink not delivered, given up", "target", t.name,
-				"device", j.d.Device, "subtopic", j.d.Subtopic, "id", j.d.ID, "error", err)
+		if len(got.page) == targetPage {
+			continue
 		}
-		j.done()
+		var again <-chan time.Time
+		if got.err != nil {
+			t.logger.Error("downlinks not read", "target", t.name, "error", got.err, "retry_in", storeRetry)
+			again = time.After(storeRetry)
+		}
+		select {
+		case <-t.wake:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
-var errExpired = errors.New("its message expiry interval has passed")
+// finish delivers a downlink or gives it up. It reports false when ctx is done
+// before that.
+func (t *target) finish(ctx context.Context, d StoredDownlink) bool {
+	err := t.deliver(ctx, d)
+	switch {
+	case err == nil:
+		t.store.DeleteDownlink(d.Seq)
+	case ctx.Err() != nil:
+		return false
+	default:
+		t.logger.Error("downlink not delivered, now a dead letter", "target", t.name,
+			"device", d.Device, "subtopic", d.Subtopic, "id", d.ID, "error", err)
+		t.store.BuryDownlink(d.Seq, Epitaph{Reason: err.Error()}, nil)
+	}
+	return true
+}
+
+var errExpired = errors.New("expired")
 
 // deliver makes attempts until one succeeds or no other is worth it.
-func (t *target) deliver(ctx context.Context, d Downlink) error {
-	for attempt := 1; ; attempt++ {
-		if !d.Expires.IsZero() && !time.Now().Before(d.Expires) {
+func (t *target) deliver(ctx context.Context, d StoredDownlink) error {
+	expires := d.Expires
+	if expires.IsZero() {
+		expires = d.Received.Add(t.policy.MaxAge)
+	}
+	var last error
+	for attempt := d.Tries + 1; ; attempt++ {
+		if !time.Now().Before(expires) {
+			if last != nil {
+				return fmt.Errorf("%w; last attempt: %w", errExpired, last)
+			}
 			return errExpired
 		}
 		actx, cancel := context.WithTimeout(ctx, t.policy.Timeout)
-		err := t.to.Deliver(actx, d)
+		last = t.to.Deliver(actx, d.Downlink)
 		cancel()
-		if err == nil {
+		if last == nil {
 			return nil
 		}
 		var de *DeliveryError
 		var asked time.Duration
-		if errors.As(err, &de) {
+		if errors.As(last, &de) {
 			if de.Permanent {
-				return err
+				return last
 			}
 			asked = de.RetryAfter
 		}
-		if attempt == t.policy.Attempts {
-			return fmt.Errorf("%d attempts: %w", attempt, err)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		pause := t.policy.pause(attempt, asked)
+		t.store.TriedDownlink(d.Seq, attempt)
+		pause := min(t.policy.pause(attempt, asked), max(time.Until(expires), 0))
 		t.logger.Warn("downlink not delivered yet", "target", t.name, "device", d.Device,
-			"id", d.ID, "attempt", attempt, "retry_in", pause, "error", err)
+			"id", d.ID, "attempt", attempt, "retry_in", pause, "error", last)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

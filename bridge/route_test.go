@@ -1,11 +1,9 @@
 package bridge_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -17,41 +15,66 @@ import (
 	"fieldbridge/bridge/bridgetest"
 )
 
-// router is a bridge whose downlinks run, inside a synctest bubble.
+// router is a rig whose downlinks run, inside a synctest bubble.
 type router struct {
-	*bridge.Bridge
+	*rig
 	t      *testing.T
-	log    bytes.Buffer
 	mu     sync.Mutex
-	done   []string // guarded by mu: ids of the downlinks that were done
+	done   []string // guarded by mu: ids of the downlinks that the broker may be told of
 	cancel context.CancelFunc
 	ended  chan error
 }
 
 func newRouter(t *testing.T, p bridge.DeliveryPolicy) *router {
 	t.Helper()
-	r := &router{t: t, ended: make(chan error, 1)}
-	r.Bridge, _ = newBridge(t, bridge.Options{Delivery: p, Logger: slog.New(slog.NewTextHandler(&r.log, nil))})
-	return r
+	return &router{t: t, rig: newRig(t, bridge.Options{Delivery: p})}
 }
 
-func (r *router) route(id bridge.DeviceID, filter string, to bridge.Deliverer) {
+func routing(t *testing.T, p bridge.DeliveryPolicy, test func(t *testing.T, r *router)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newRouter(t, p)) })
+}
+
+func (r *router) route(id bridge.DeviceID, filter, target string, to bridge.Deliverer) {
 	r.t.Helper()
-	if err := r.Route(id, bridge.Route{Filter: filter, Target: `serial "scale"`, To: to}); err != nil {
+	if err := r.Route(id, bridge.Route{Filter: filter, Target: target, To: to}); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
 func (r *router) run() {
 	ctx, cancel := context.WithCancel(r.t.Context())
-	r.cancel = cancel
-	go func() { r.ended <- r.Run(ctx) }()
+	r.cancel, r.ended = cancel, make(chan error, 1)
+	ended, b := r.ended, r.Bridge
+	go func() { ended <- b.Run(ctx) }()
 	r.t.Cleanup(cancel)
+}
+
+// stop ends Run, which must take no time.
+func (r *router) stop() {
+	r.t.Helper()
+	synctest.Wait()
+	began := time.Now()
+	r.cancel()
+	if err := <-r.ended; err != nil {
+		r.t.Error(err)
+	}
+	if d := time.Since(began); d != 0 {
+		r.t.Errorf("Run returned after %s", d)
+	}
 }
 
 // send hands over a downlink whose id and payload are the same.
 func (r *router) send(id bridge.DeviceID, subtopic, payload string) {
-	r.Downlink(bridge.Downlink{ID: payload, Device: id, Subtopic: subtopic, Payload: []byte(payload)}, r.note(payload))
+	r.sendFrom(bridge.Origin{}, id, subtopic, payload)
+}
+
+func (r *router) sendFrom(o bridge.Origin, id bridge.DeviceID, subtopic, payload string) {
+	r.Downlink(downlink(id, subtopic, payload), o, r.note(payload))
+}
+
+func downlink(id bridge.DeviceID, subtopic, payload string) bridge.Downlink {
+	return bridge.Downlink{ID: payload, Device: id, Subtopic: subtopic, Payload: []byte(payload), Received: time.Now()}
 }
 
 func (r *router) note(id string) func() {
@@ -62,32 +85,39 @@ func (r *router) note(id string) func() {
 	}
 }
 
-// want checks what is done. Sorted ids match any order: between targets there is
-// none.
+// want checks what the broker may be told of, in any order: it is sorted.
 func (r *router) want(done ...string) {
 	r.t.Helper()
 	synctest.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if slices.IsSorted(done) {
-		slices.Sort(r.done)
-	}
-	if !slices.Equal(r.done, done) {
-		r.t.Errorf("done: %q, want %q", r.done, done)
+	got := slices.Sorted(slices.Values(r.done))
+	if !slices.Equal(got, done) {
+		r.t.Errorf("done: %q, want %q", got, done)
 	}
 }
 
-func payloads(to *bridgetest.Deliverer) (s []string) {
-	for _, d := range to.Attempts() {
-		s = append(s, string(d.Payload))
+// left checks which downlinks the spool holds.
+func (r *router) left(want ...string) {
+	r.t.Helper()
+	synctest.Wait()
+	var got []string
+	for _, d := range r.sp.StoredDownlinks() {
+		got = append(got, d.ID)
 	}
-	return s
+	if !slices.Equal(got, want) {
+		r.t.Errorf("stored: %q, want %q", got, want)
+	}
 }
 
 func wantAttempts(t *testing.T, to *bridgetest.Deliverer, want ...string) {
 	t.Helper()
 	synctest.Wait()
-	if got := payloads(to); !slices.Equal(got, want) {
+	var got []string
+	for _, d := range to.Attempts() {
+		got = append(got, string(d.Payload))
+	}
+	if !slices.Equal(got, want) {
 		t.Errorf("attempts: %q, want %q", got, want)
 	}
 	if to.Overlapped() {
@@ -96,12 +126,12 @@ func wantAttempts(t *testing.T, to *bridgetest.Deliverer, want ...string) {
 }
 
 func TestRoutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{})
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
 		var all, valve, other bridgetest.Deliverer
-		r.route("a", "", &all)
-		r.route("a", "valve/#", &valve)
-		r.route("b", "", &other)
+		r.route("a", "", "all", &all)
+		r.route("a", "valve/#", "valve", &valve)
+		r.route("a", "valve/1", "valve", &valve) // twice to one target is once
+		r.route("b", "", "other", &other)
 		r.run()
 		r.send("a", "valve/1", "1")
 		r.send("a", "lamp", "2")
@@ -111,95 +141,206 @@ func TestRoutes(t *testing.T) {
 		wantAttempts(t, &valve, "1")
 		wantAttempts(t, &other, "3")
 		r.want("1", "2", "3", "4")
+		r.left()
 	})
 }
 
 func TestRouteErrors(t *testing.T) {
-	b, _ := newBridge(t, bridge.Options{})
-	if err := b.Route("nobody", bridge.Route{To: &bridgetest.Deliverer{}}); !errors.Is(err, bridge.ErrUnknownDevice) {
-		t.Errorf("error %v", err)
+	r := newRig(t, bridge.Options{})
+	var one, two bridgetest.Deliverer
+	for _, tt := range []struct {
+		id    bridge.DeviceID
+		route bridge.Route
+		want  error
+	}{
+		{"nobody", bridge.Route{To: &one}, bridge.ErrUnknownDevice},
+		{"a", bridge.Route{Filter: "#/x", To: &one}, bridge.ErrInvalid},
+		{"a", bridge.Route{Target: "name", To: &one}, nil},
+		{"b", bridge.Route{Target: "name", To: &one}, nil},
+		{"a", bridge.Route{Target: "name", To: &two}, bridge.ErrInvalid},
+	} {
+		if err := r.Route(tt.id, tt.route); !errors.Is(err, tt.want) {
+			t.Errorf("%+v: error %v, want %v", tt.route, err, tt.want)
+		}
 	}
-	if err := b.Route("a", bridge.Route{Filter: "#/x", To: &bridgetest.Deliverer{}}); !errors.Is(err, bridge.ErrInvalid) {
-		t.Errorf("error %v", err)
+	b := bridge.New(bridge.Options{Spool: r.sp})
+	if err := b.Connect("a", bridge.Connection{Uplink: r.up}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Route("a", bridge.Route{To: &one}); !errors.Is(err, bridge.ErrInvalid) {
+		t.Errorf("without a store: error %v", err)
 	}
 }
 
 func TestNoRoute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{})
-		r.route("a", "valve", &bridgetest.Deliverer{})
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		r.route("a", "valve", "valve", &bridgetest.Deliverer{})
 		r.send("a", "lamp", "1") // without Run: done at once
 		r.send("b", "", "2")
 		r.send("nobody", "", "3")
 		r.want("1", "2", "3")
+		r.left()
 		if n := strings.Count(r.log.String(), "no route"); n != 3 {
-			t.Errorf("%d lines in the log, want 3:\n%s", n, &r.log)
+			t.Errorf("%d lines in the log, want 3:\n%s", n, r.log)
 		}
 	})
 }
 
 func TestRunWaitsWithoutRoutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{})
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
 		r.run()
 		synctest.Wait()
 		if len(r.ended) > 0 {
 			t.Error("Run has returned")
 		}
-		r.cancel()
-		if err := <-r.ended; err != nil {
-			t.Error(err)
-		}
+		r.stop()
 	})
 }
 
-// Done is told once, when the slowest of several routes has it.
-func TestSeveralRoutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{})
+// The broker is told when the downlink is stored for all its targets: not
+// before, and not only when they have it.
+func TestStoredBeforeDone(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		r.sp.Manual = true
 		release := make(chan struct{})
 		slow := bridgetest.Deliverer{Answer: func(context.Context, bridge.Downlink, int) error { <-release; return nil }}
 		var quick bridgetest.Deliverer
-		r.route("a", "", &slow)
-		r.route("a", "#", &quick)
+		r.route("a", "", "slow", &slow)
+		r.route("a", "#", "quick", &quick)
 		r.run()
 		r.send("a", "x", "1")
-		wantAttempts(t, &quick, "1")
 		r.want()
-		close(release)
+		wantAttempts(t, &quick)
+		r.sp.Sync(1)
+		r.want()
+		r.left("1", "1")
+		r.sp.Commit(0)
 		r.want("1")
+		wantAttempts(t, &slow, "1")
+		wantAttempts(t, &quick, "1")
+		r.commit()
+		r.left("1")
+		close(release)
+		r.commit()
+		r.left()
+	})
+}
+
+// What the broker repeats because it has not seen our PUBACK is not delivered
+// twice; a new downlink under the same packet id is.
+func TestDuplicateDownlink(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		var to bridgetest.Deliverer
+		r.route("a", "", "to", &to)
+		r.run()
+		o := bridge.Origin{Session: "client", PacketID: 7, Digest: [32]byte{1}}
+		r.sendFrom(o, "a", "x", "1")
+		r.want("1")
+		o.Duplicate = true
+		r.sendFrom(o, "a", "x", "1")
+		r.want("1", "1")
+		wantAttempts(t, &to, "1")
+		// Nor by the next process.
+		r.stop()
+		r.rig = r.restart(t, bridge.Options{})
+		r.route("a", "", "to", &to)
+		r.run()
+		r.sendFrom(o, "a", "x", "1")
+		r.want("1", "1", "1")
+		wantAttempts(t, &to, "1")
+		// Something else with the same id, repeated as well, and lost before it
+		// came here.
+		o.Digest = [32]byte{2}
+		r.sendFrom(o, "a", "x", "2")
+		wantAttempts(t, &to, "1", "2")
+		r.sp.DownlinkAcked("client", 7)
+		synctest.Wait()
+		r.sendFrom(o, "a", "x", "3")
+		wantAttempts(t, &to, "1", "2", "3")
+		r.left()
+	})
+}
+
+// A store that fails is tried again, in order, and the broker is told nothing
+// meanwhile. Other devices go their way.
+func TestDownlinkNotStored(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		var to, other bridgetest.Deliverer
+		r.route("a", "", "to", &to)
+		r.route("b", "", "other", &other)
+		r.run()
+		r.sp.Manual = true
+		r.sp.Fail(bridge.ErrSpoolFull)
+		r.send("a", "x", "1")
+		r.send("a", "x", "2")
+		r.sp.Commit(1) // 1 fails
+		r.sp.Fail(nil)
+		r.sp.Manual = false
+		r.send("a", "x", "3")
+		r.send("b", "x", "4")
+		r.want("4")
+		wantAttempts(t, &to)
+		wantAttempts(t, &other, "4")
+		time.Sleep(bridge.StoreRetry)
+		r.want("1", "2", "3", "4")
+		wantAttempts(t, &to, "1", "2", "3")
+		if n := strings.Count(r.log.String(), "downlink not stored"); n != 1 {
+			t.Errorf("%d lines in the log:\n%s", n, r.log)
+		}
+		r.left()
 	})
 }
 
 // One target's order holds over all devices and sub topics that lead to it, and
 // holds up no other target.
 func TestSlowTarget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{})
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
 		release := make(chan struct{})
 		slow := bridgetest.Deliverer{Answer: func(context.Context, bridge.Downlink, int) error { <-release; return nil }}
 		var quick bridgetest.Deliverer
-		r.route("a", "", &slow)
-		r.route("b", "", &slow)
-		r.route("c", "", &quick)
+		r.route("a", "", "slow", &slow)
+		r.route("b", "", "slow", &slow)
+		r.route("c", "", "quick", &quick)
 		r.run()
 		for i, id := range []bridge.DeviceID{"a", "b", "c", "b", "a", "c"} {
 			r.send(id, "x", fmt.Sprint(i))
+			synctest.Wait()
 		}
 		wantAttempts(t, &quick, "2", "5")
 		wantAttempts(t, &slow, "0")
-		r.want("2", "5")
+		r.want("0", "1", "2", "3", "4", "5")
+		r.left("0", "1", "3", "4")
 		close(release)
 		wantAttempts(t, &slow, "0", "1", "3", "4")
-		r.want("2", "5", "0", "1", "3", "4")
+		r.left()
+	})
+}
+
+// Many downlinks are read in pages, also while more come.
+func TestManyDownlinks(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		to := bridgetest.Deliverer{Answer: func(context.Context, bridge.Downlink, int) error {
+			time.Sleep(time.Millisecond)
+			return nil
+		}}
+		r.route("a", "", "to", &to)
+		r.run()
+		for _, n := range numbers(100) {
+			r.send("a", "x", n)
+			if len(n)%2 == 0 {
+				time.Sleep(time.Millisecond / 2)
+			}
+		}
+		time.Sleep(time.Second)
+		wantAttempts(t, &to, numbers(100)...)
+		r.left()
 	})
 }
 
 var errBusy = errors.New("the line is busy")
 
 func TestDeliveryIsRetried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{Attempts: 6, MinPause: time.Second, MaxPause: 4 * time.Second})
+	routing(t, bridge.DeliveryPolicy{MinPause: time.Second, MaxPause: 4 * time.Second}, func(t *testing.T, r *router) {
 		var at []time.Time
 		to := bridgetest.Deliverer{Answer: func(_ context.Context, d bridge.Downlink, attempt int) error {
 			if d.ID == "1" {
@@ -210,24 +351,23 @@ func TestDeliveryIsRetried(t *testing.T) {
 			}
 			return nil
 		}}
-		r.route("a", "", &to)
+		r.route("a", "", "to", &to)
 		r.run()
 		r.send("a", "x", "1")
 		r.send("a", "x", "2")
 		time.Sleep(time.Minute)
-		r.want("1", "2")
 		wantAttempts(t, &to, "1", "1", "1", "1", "1", "1", "2")
 		for i, bound := range []time.Duration{1, 2, 4, 4, 4} {
 			if d := at[i+1].Sub(at[i]); d <= 0 || d > bound*time.Second+time.Millisecond {
 				t.Errorf("pause %d was %s, want up to %d s", i+1, d, bound)
 			}
 		}
+		r.left()
 	})
 }
 
 func TestRetryAfterOfTarget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{MinPause: time.Millisecond, MaxPause: 30 * time.Second})
+	routing(t, bridge.DeliveryPolicy{MinPause: time.Millisecond, MaxPause: 30 * time.Second}, func(t *testing.T, r *router) {
 		var at []time.Time
 		to := bridgetest.Deliverer{Answer: func(_ context.Context, _ bridge.Downlink, attempt int) error {
 			at = append(at, time.Now())
@@ -239,99 +379,96 @@ func TestRetryAfterOfTarget(t *testing.T) {
 			}
 			return nil
 		}}
-		r.route("a", "", &to)
+		r.route("a", "", "to", &to)
 		r.run()
 		r.send("a", "x", "1")
 		time.Sleep(time.Minute)
-		r.want("1")
+		r.left()
 		if a, b := at[1].Sub(at[0]), at[2].Sub(at[1]); a != 7*time.Second || b != 30*time.Second {
 			t.Errorf("waited %s and %s, want 7s and 30s", a, b)
 		}
 	})
 }
 
-func TestDeliveryGivenUp(t *testing.T) {
-	for name, tt := range map[string]struct {
-		err      error
-		attempts int
-		want     string
-	}{
-		"permanent": {fmt.Errorf("w: %w", &bridge.DeliveryError{Err: errors.New("410 Gone"), Permanent: true}), 1, "410 Gone"},
-		"attempts":  {errBusy, 3, "3 attempts: the line is busy"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := newRouter(t, bridge.DeliveryPolicy{Attempts: 3})
-				to := bridgetest.Deliverer{Answer: func(_ context.Context, d bridge.Downlink, _ int) error {
-					if d.ID == "1" {
-						return tt.err
-					}
-					return nil
-				}}
-				r.route("a", "", &to)
-				r.run()
-				r.send("a", "x", "1")
-				r.send("a", "x", "2")
-				time.Sleep(time.Minute)
-				r.want("1", "2")
-				if got := len(to.Attempts()); got != tt.attempts+1 {
-					t.Errorf("%d attempts, want %d and one", got, tt.attempts)
-				}
-				if s := r.log.String(); !strings.Contains(s, "given up") || !strings.Contains(s, tt.want) || !strings.Contains(s, `serial \"scale\"`) {
-					t.Errorf("log:\n%s", s)
-				}
-			})
-		})
-	}
+func TestDeliveryRefused(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		to := bridgetest.Deliverer{Answer: func(_ context.Context, d bridge.Downlink, _ int) error {
+			if d.ID == "1" {
+				return fmt.Errorf("w: %w", &bridge.DeliveryError{Err: errors.New("410 Gone"), Permanent: true})
+			}
+			return nil
+		}}
+		r.route("a", "", `serial "scale"`, &to)
+		r.run()
+		r.send("a", "x", "1")
+		r.send("a", "x", "2")
+		wantAttempts(t, &to, "1", "2")
+		r.left()
+		if d := r.sp.Dead(); len(d) != 1 || d[0].Downlink.ID != "1" || d[0].Epitaph.Reason != "w: 410 Gone" {
+			t.Errorf("dead letters: %+v", d)
+		}
+		if s := r.log.String(); !strings.Contains(s, "dead letter") || !strings.Contains(s, `serial \"scale\"`) {
+			t.Errorf("log:\n%s", s)
+		}
+	})
 }
 
 func TestDownlinkExpires(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{Attempts: 100, MinPause: 2 * time.Second, MaxPause: 2 * time.Second})
+	routing(t, bridge.DeliveryPolicy{MinPause: 2 * time.Second, MaxPause: 2 * time.Second, MaxAge: time.Hour}, func(t *testing.T, r *router) {
 		to := bridgetest.Deliverer{Answer: func(_ context.Context, d bridge.Downlink, _ int) error {
-			if d.ID == "1" {
+			if d.ID == "1" || d.ID == "4" {
 				return errBusy
 			}
 			return nil
 		}}
-		r.route("a", "", &to)
+		r.route("a", "", "to", &to)
 		r.run()
-		expiring := bridge.Downlink{ID: "1", Device: "a", Payload: []byte("1"), Expires: time.Now().Add(10 * time.Second)}
-		r.Downlink(expiring, r.note("1"))
-		expiring.ID = "2" // waits behind the first until it is too late for it as well
-		r.Downlink(expiring, r.note("2"))
+		d := downlink("a", "x", "1")
+		d.Expires = time.Now().Add(10 * time.Second)
+		r.Downlink(d, bridge.Origin{}, r.note("1"))
+		d.ID = "2" // waits behind the first until it is too late for it as well
+		r.Downlink(d, bridge.Origin{}, r.note("2"))
 		r.send("a", "x", "3")
 		time.Sleep(9 * time.Second)
-		r.want()
-		time.Sleep(4 * time.Second)
-		r.want("1", "2", "3")
-		if n := strings.Count(r.log.String(), "message expiry"); n != 2 {
-			t.Errorf("%d of 2 in the log:\n%s", n, &r.log)
+		r.left("1", "2", "3")
+		time.Sleep(time.Second)
+		r.left()
+		r.send("a", "x", "4") // without an expiry of its own
+		time.Sleep(time.Hour - time.Second)
+		r.left("4")
+		time.Sleep(time.Second)
+		r.left()
+		var dead []string
+		for _, d := range r.sp.Dead() {
+			dead = append(dead, d.Downlink.ID+" "+d.Epitaph.Reason)
+		}
+		if want := []string{"1 expired; last attempt: the line is busy", "2 expired", "4 expired; last attempt: the line is busy"}; !slices.Equal(dead, want) {
+			t.Errorf("dead letters %q, want %q", dead, want)
 		}
 	})
 }
 
 func TestAttemptTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRouter(t, bridge.DeliveryPolicy{Attempts: 2, Timeout: 5 * time.Second, MinPause: time.Nanosecond})
-		to := bridgetest.Deliverer{Answer: func(ctx context.Context, _ bridge.Downlink, _ int) error {
+	routing(t, bridge.DeliveryPolicy{Timeout: 5 * time.Second, MinPause: time.Nanosecond}, func(t *testing.T, r *router) {
+		to := bridgetest.Deliverer{Answer: func(ctx context.Context, _ bridge.Downlink, attempt int) error {
+			if attempt == 3 {
+				return nil
+			}
 			<-ctx.Done()
 			return ctx.Err()
 		}}
-		r.route("a", "", &to)
+		r.route("a", "", "to", &to)
 		r.run()
-		began := time.Now()
 		r.send("a", "x", "1")
-		time.Sleep(time.Minute)
-		r.want("1")
-		if got := len(to.Attempts()); got != 2 {
-			t.Errorf("%d attempts in %s, want 2", got, time.Since(began))
-		}
+		time.Sleep(11 * time.Second)
+		wantAttempts(t, &to, "1", "1", "1")
+		r.left()
 	})
 }
 
-// What is undelivered when Run ends is not done: the broker keeps it.
-func TestRunEndsBeforeDelivery(t *testing.T) {
+// What is undelivered when Run ends is delivered by the next process, in order,
+// and its attempts go on counting.
+func TestDownlinksOverRestart(t *testing.T) {
 	answers := map[string]func(context.Context) error{
 		"under way":        func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
 		"between attempts": func(context.Context) error { return errBusy },
@@ -342,25 +479,54 @@ func TestRunEndsBeforeDelivery(t *testing.T) {
 	}
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := newRouter(t, bridge.DeliveryPolicy{MinPause: time.Hour, MaxPause: time.Hour, Timeout: time.Hour})
+			p := bridge.DeliveryPolicy{MinPause: time.Hour, MaxPause: time.Hour, Timeout: time.Hour}
+			routing(t, p, func(t *testing.T, r *router) {
 				to := bridgetest.Deliverer{Answer: func(ctx context.Context, _ bridge.Downlink, _ int) error { return answer(ctx) }}
-				r.route("a", "", &to)
+				r.route("a", "", "to", &to)
+				r.route("b", "", "to", &to)
 				r.run()
 				r.send("a", "x", "1")
-				r.send("a", "x", "2")
 				synctest.Wait()
-				began := time.Now()
-				r.cancel()
-				if err := <-r.ended; err != nil {
-					t.Error(err)
-				}
-				if d := time.Since(began); d != 0 {
-					t.Errorf("Run returned after %s", d)
-				}
-				r.want()
+				r.send("b", "x", "2")
+				synctest.Wait()
+				r.send("a", "x", "3")
+				r.want("1", "2", "3")
+				r.stop()
 				wantAttempts(t, &to, "1")
+				r.left("1", "2", "3")
+				if n := r.sp.StoredDownlinks()[0].Tries; (n == 1) != (name == "between attempts") {
+					t.Errorf("%d attempts are noted", n)
+				}
+				r.rig = r.restart(t, bridge.Options{Delivery: p})
+				var next bridgetest.Deliverer
+				r.route("a", "", "to", &next)
+				r.route("b", "", "to", &next)
+				r.run()
+				wantAttempts(t, &next, "1", "2", "3")
+				r.left()
+				if d := r.sp.Dead(); len(d) != 0 {
+					t.Errorf("dead letters: %+v", d)
+				}
 			})
 		})
 	}
+}
+
+func TestDownlinksNotRead(t *testing.T) {
+	routing(t, bridge.DeliveryPolicy{}, func(t *testing.T, r *router) {
+		var to bridgetest.Deliverer
+		r.route("a", "", "to", &to)
+		r.sp.FailReads(errDisk)
+		r.run()
+		r.send("a", "x", "1")
+		wantAttempts(t, &to)
+		r.want("1")
+		r.sp.FailReads(nil)
+		time.Sleep(bridge.StoreRetry)
+		wantAttempts(t, &to, "1")
+		r.left()
+		if !strings.Contains(r.log.String(), "downlinks not read") {
+			t.Errorf("log:\n%s", r.log)
+		}
+	})
 }

@@ -47,8 +47,10 @@ type Backlog struct {
 	Readings int64
 	// Bytes of payloads and what comes with them.
 	Bytes int64
-	// Oldest is the lowest Seq, Accepted when that reading was spooled.
+	// Oldest and Newest are the lowest and the highest Seq, Accepted is when the
+	// oldest reading was spooled.
 	Oldest   int64
+	Newest   int64
 	Accepted time.Time
 }
 
@@ -70,4 +72,63 @@ type Remembered struct {
 	Waiting bool
 	// Dead is set if the reading has become a dead letter.
 	Dead *Epitaph
+}
+
+// Spool is the durable store of readings. Append, Delete, Bury and Load do not
+// block; their done functions are called later from goroutines of the spool,
+// those of Append and Bury in the order of the calls, and must not block
+// either. What done reports is durable: it survives a power cut.
+type Spool interface {
+	// Append stores readings, all or none, under consecutive numbers from first
+	// on, each with its key, if keys is not nil and the key has a value. An error
+	// that wraps ErrSpoolFull says which limit is reached. The readings'
+	// payloads are not changed or kept after done.
+	Append(rs []Reading, keys []Key, done func(first int64, err error))
+	// Delete removes readings. A crash can undo it: then they are sent twice.
+	Delete(seqs []int64)
+	// Bury makes a dead letter of a reading, spooled or not (Seq 0). done may be
+	// nil.
+	Bury(s Stored, e Epitaph, done func(error))
+	// Load reads a device's readings behind a number, oldest first, about
+	// maxBytes of them, but at least one if there is one.
+	Load(device DeviceID, after int64, maxBytes int, done func([]Stored, error))
+	// Backlogs lists the devices of which something is stored.
+	Backlogs() ([]Backlog, error)
+	// Remembered finds the reading that was accepted under a key.
+	Remembered(device DeviceID, key string) (Remembered, bool, error)
+}
+
+// Origin is how a downlink came: enough to know it again when the broker repeats
+// it because it has not seen its PUBACK. The zero value is for one that is never
+// repeated (QoS 0).
+type Origin struct {
+	// Session is the client id.
+	Session  string
+	PacketID uint16
+	// Digest is of topic, properties and payload.
+	Digest [32]byte
+	// Duplicate is the DUP flag.
+	Duplicate bool
+}
+
+// Downlinks stores downlinks until their targets have them. Methods do not
+// block, except SeenDownlink, which reads; done functions are as in Spool.
+type Downlinks interface {
+	// AppendDownlinks stores a downlink for each of its targets, all or none.
+	// Seq and Tries are not looked at.
+	AppendDownlinks(ds []StoredDownlink, o Origin, done func(error))
+	// SeenDownlink reports whether what came is stored, or was, and its PUBACK
+	// has not been sent.
+	SeenDownlink(o Origin) (bool, error)
+	// DownlinkAcked: the PUBACK is sent, so the packet id can come anew.
+	DownlinkAcked(session string, packetID uint16)
+	// LoadDownlinks reads up to limit downlinks of a target behind a number, in
+	// the order of their coming.
+	LoadDownlinks(target string, after int64, limit int, done func([]StoredDownlink, error))
+	// TriedDownlink notes the number of attempts.
+	TriedDownlink(seq int64, tries int)
+	// DeleteDownlink: the target has it.
+	DeleteDownlink(seq int64)
+	// BuryDownlink makes a dead letter of it. done may be nil.
+	BuryDownlink(seq int64, e Epitaph, done func(error))
 }

@@ -14,6 +14,10 @@ const (
 	// Lost: the session ended and the broker may or may not have it. It must be
 	// sent again.
 	Lost
+	// kept: the reading is in the spool. Only for those who wait for it.
+	kept
+	// failed: the spool did not take the reading.
+	failed
 )
 
 // Outcome is the end of one attempt to send a reading.
@@ -26,6 +30,8 @@ type Outcome struct {
 	// MaxTries, if above zero, bounds the attempts of a Retry: after so many
 	// the reading counts as refused.
 	MaxTries int
+
+	err error // of failed
 }
 
 // Source is a device's readings as a session sees them: it takes the next one

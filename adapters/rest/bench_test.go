@@ -15,7 +15,7 @@ type accepting struct{}
 
 func (accepting) Known(bridge.DeviceID) bool { return true }
 
-func (accepting) Accept(_ context.Context, r bridge.Reading) (bridge.Receipt, error) {
+func (accepting) Accept(_ context.Context, r bridge.Reading, _ bridge.Handling) (bridge.Receipt, error) {
 	return delivered(r), nil
 }
 

@@ -212,3 +212,70 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// quoteKey writes a key as an sf-string (RFC 8941, section 4.1.6).
+func quoteKey(key string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`
+}
+
+// FuzzIdempotencyKey: a header is refused or gives a key of 1 to maxKey visible
+// characters, which is the same again when it is written in quotes.
+func FuzzIdempotencyKey(f *testing.F) {
+	for _, s := range []string{
+		"", "k", ` "k" `, `"a\"b\\c"`, `"a`, `"a\`, `"a\n"`, `"a" "b"`, `"";x`, "a b", "é", "a\x00", "8e03978e-40d5-43e8-bc93-6894a57f9324",
+		strings.Repeat("k", maxKey), strings.Repeat("k", maxKey+1),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		key, err := parseIdempotencyKey([]string{header})
+		if err != nil {
+			if p := problemOf(err); p == nil || p.status != http.StatusBadRequest || key != "" {
+				t.Fatalf("key %q, error %v", key, err)
+			}
+			return
+		}
+		if len(key) < 1 || len(key) > maxKey || strings.ContainsFunc(key, func(r rune) bool { return r < '!' || r > '~' }) {
+			t.Fatalf("%q read as the key %q", header, key)
+		}
+		if !strings.HasPrefix(strings.Trim(header, " \t"), `"`) && key != strings.Trim(header, " \t") {
+			t.Errorf("%q without quotes read as %q", header, key)
+		}
+		again, err := parseIdempotencyKey([]string{quoteKey(key)})
+		if err != nil || again != key {
+			t.Errorf("%q read as %q, %s as %q (%v)", header, key, quoteKey(key), again, err)
+		}
+	})
+}
+
+// FuzzPrefer: whatever stands beside it, respond-async is found where it is an
+// element of its own, and its name is in whatever asks for it.
+func FuzzPrefer(f *testing.F) {
+	for _, s := range [][2]string{
+		{"", ""}, {"respond-async", ""}, {"wait=10, RESPOND-ASYNC", ""}, {`a="x, respond-async"`, "respond-async"}, {`a="`, `"`},
+		{"respond-async=no", "respond-async"}, {`respond-async=""`, ""}, {`a;b="\";", respond-async ; c`, ","}, {`"\`, "respond-async"},
+	} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, one, two string) {
+		named := strings.Contains(strings.ToLower(one+"\x00"+two), respondAsync)
+		got := prefersAsync([]string{one, two})
+		if got && !named {
+			t.Fatalf("%q, %q ask for %s", one, two, respondAsync)
+		}
+		if named {
+			return
+		}
+		// A header of its own, or the first element of one, is always read.
+		for _, values := range [][]string{
+			{one, two, respondAsync}, {one, respondAsync + " , " + two}, {respondAsync + ";" + one}, {respondAsync + "=," + one, two},
+		} {
+			if !prefersAsync(values) {
+				t.Errorf("%q do not ask for %s", values, respondAsync)
+			}
+		}
+		if prefersAsync([]string{respondAsync + "=no," + one, respondAsync}) {
+			t.Errorf("the second preference counts beside %q", one)
+		}
+	})
+}

@@ -36,8 +36,9 @@ type intake struct {
 	devices []bridge.DeviceID
 	answer  func(context.Context, bridge.Reading) (bridge.Receipt, error)
 
-	mu   sync.Mutex // guards seen
+	mu   sync.Mutex // guards seen and how
 	seen []bridge.Reading
+	how  []bridge.Handling // one for each of seen
 }
 
 func newIntake() *intake {
@@ -46,9 +47,10 @@ func newIntake() *intake {
 
 func (in *intake) Known(d bridge.DeviceID) bool { return slices.Contains(in.devices, d) }
 
-func (in *intake) Accept(ctx context.Context, r bridge.Reading) (bridge.Receipt, error) {
+func (in *intake) Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error) {
 	in.mu.Lock()
 	in.seen = append(in.seen, r)
+	in.how = append(in.how, how)
 	in.mu.Unlock()
 	if in.answer != nil {
 		return in.answer(ctx, r)
@@ -62,11 +64,17 @@ func delivered(r bridge.Reading) bridge.Receipt {
 
 // take returns what was seen since the last call.
 func (in *intake) take() []bridge.Reading {
+	seen, _ := in.takeBoth()
+	return seen
+}
+
+// takeBoth also returns how each was to be taken.
+func (in *intake) takeBoth() ([]bridge.Reading, []bridge.Handling) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	seen := in.seen
-	in.seen = nil
-	return seen
+	seen, how := in.seen, in.how
+	in.seen, in.how = nil, nil
+	return seen, how
 }
 
 // running is a server on a port of its own.

@@ -18,6 +18,9 @@ const (
 	// stopRetry is when a request that the daemon's end has cut off is worth
 	// another attempt: about the time of a restart.
 	stopRetry = 5 * time.Second
+	// fullRetry is when a spool that was full may have room again: its readings
+	// have to go out, or somebody has to look after the disk.
+	fullRetry = time.Minute
 )
 
 // problem is an answer that says no (RFC 9457). As an error it carries a
@@ -59,6 +62,12 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.Is(err, bridge.ErrSpoolFull):
+		return &problem{status: http.StatusInsufficientStorage, retryAfter: fullRetry,
+			detail: "not accepted: " + err.Error() + "; send it again after the time in Retry-After; if that does not help, see why nothing goes out, or raise the limit"}
+	case errors.Is(err, bridge.ErrKeyReused):
+		return &problem{status: http.StatusUnprocessableEntity,
+			detail: err.Error() + "; to repeat a request send the same path, timestamp, Content-Type and body, or give this reading a key of its own"}
 	case errors.As(err, &unavailable):
 		return &problem{status: http.StatusServiceUnavailable, retryAfter: max(unavailable.RetryAfter, time.Second),
 			detail: unavailable.Error() + "; send it again after the time in Retry-After"}

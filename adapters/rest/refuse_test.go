@@ -120,6 +120,15 @@ func TestUplinkRefuses(t *testing.T) {
 		{"too large as announced, asking first", request("POST", up, "", asText, "Content-Length: 1025", "Expect: 100-continue"), 413, "larger than 1024 bytes", ""},
 		{"too large in chunks", request("POST", up, "401\r\n"+strings.Repeat("1", 1025)+"\r\n0\r\n\r\n", asText, "Transfer-Encoding: chunked"), 413, "larger than 1024 bytes", "Connection: close"},
 		{"broken chunk", request("POST", up, "2\r\n11\r\nzz\r\n", asText, "Transfer-Encoding: chunked"), 400, "breaks off after 2 bytes", "Connection: close"},
+		// keys
+		{"key empty", request("POST", up, "1", asText, "Idempotency-Key: "), 400, "the Idempotency-Key header is empty", ""},
+		{"key of quotes", request("POST", up, "1", asText, `Idempotency-Key: ""`), 400, "the Idempotency-Key header is empty", ""},
+		{"key too long", request("POST", up, "1", asText, "Idempotency-Key: "+strings.Repeat("k", 256)), 400, "has 256 characters, at most 255", ""},
+		{"key with space", request("POST", up, "1", asText, "Idempotency-Key: a b"), 400, "not visible ASCII at place 2", ""},
+		{"key not ASCII", request("POST", up, "1", asText, "Idempotency-Key: é"), 400, "not visible ASCII at place 1", ""},
+		{"key cut short", request("POST", up, "1", asText, `Idempotency-Key: "a`), 400, "not one whole string in quotes", ""},
+		{"two keys", request("POST", up, "1", asText, "Idempotency-Key: a", "Idempotency-Key: a"), 400, "2 Idempotency-Key headers", ""},
+		{"key wrong and body too large", request("POST", up, strings.Repeat("1", 1025), asText, "Idempotency-Key: a b"), 400, "not visible ASCII", ""},
 		// browsers
 		{"page of another origin", request("POST", up, "1", asText, "Origin: http://evil.example"), 403, "web page of another origin", ""},
 		{"page of another port", request("POST", up, "1", asText, "Host: 127.0.0.1:8080", "Origin: http://127.0.0.1:3000"), 403, "web page of another origin", ""},
@@ -205,6 +214,9 @@ func TestAccepterErrors(t *testing.T) {
 		{"unavailable, fractions", &bridge.UnavailableError{Reason: "x", RetryAfter: 1200 * time.Millisecond}, 503, "send it again", "2", 0},
 		{"unavailable, no time", &bridge.UnavailableError{Reason: "x"}, 503, "send it again", "1", 0},
 		{"unavailable, wrapped", fmt.Errorf("accept: %w", &bridge.UnavailableError{Reason: "x", RetryAfter: time.Minute}), 503, "x", "60", 0},
+		{"spool full", fmt.Errorf("%w: max_bytes of 256MiB is reached", bridge.ErrSpoolFull), 507, "not accepted: spool full: max_bytes of 256MiB is reached; send it again", "60", 0},
+		{"spool full and broker away", fmt.Errorf("%w: no space: %w", bridge.ErrSpoolFull, &bridge.UnavailableError{Reason: "x", RetryAfter: time.Second}), 507, "spool full", "60", 0},
+		{"key reused", fmt.Errorf("accept: %w", bridge.ErrKeyReused), 422, "used before with another body; to repeat a request send the same", "", 0},
 		{"rejected payload format", &bridge.RejectedError{Code: 0x99, Reason: "payload format invalid"}, 422, "0x99 (payload format invalid); the payload does not fit", "", 0x99},
 		{"rejected topic", &bridge.RejectedError{Code: 0x90, Reason: "topic name invalid"}, 422, "uplink_topic", "", 0x90},
 		{"rejected rights", &bridge.RejectedError{Code: 0x87, Reason: "not authorized"}, 422, "the right to publish", "", 0x87},
@@ -242,12 +254,15 @@ func TestStoredIs202(t *testing.T) {
 	in := newIntake()
 	in.answer = func(_ context.Context, r bridge.Reading) (bridge.Receipt, error) {
 		receipt := delivered(r)
-		receipt.State = "stored"
+		receipt.State = bridge.Spooled
 		return receipt, nil
 	}
 	s := start(t, Options{}, in)
 	a := post(t, newClient(t), s.url("/v1/devices/d1/uplink"), "text/plain", "x")
 	if a.status != http.StatusAccepted || !strings.Contains(string(a.body), `"state":"stored"`) {
 		t.Errorf("status %d, body %s", a.status, a.body)
+	}
+	if got, ok := a.header["Preference-Applied"]; ok {
+		t.Errorf("Preference-Applied %q, but nothing was preferred", got)
 	}
 }

@@ -26,6 +26,10 @@ func (s *Server) routes() http.Handler {
 	r.Head("/healthz", s.healthz)
 	r.Get("/readyz", s.readyz)
 	r.Head("/readyz", s.readyz)
+	if s.opts.Metrics != nil {
+		r.Method(http.MethodGet, "/metrics", s.opts.Metrics)
+		r.Method(http.MethodHead, "/metrics", s.opts.Metrics)
+	}
 	r.Group(func(r chi.Router) {
 		r.Use(s.limit)
 		r.Post("/v1/devices/{device}/uplink", s.uplink)

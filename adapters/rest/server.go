@@ -1,5 +1,5 @@
 // Package rest takes readings in over HTTP: an app on this machine posts a
-// payload, and gets its 2xx once the broker has it.
+// payload, and gets its 2xx once the broker has it or it is safe in the spool.
 //
 // Until the endpoint can tell its callers apart, only this machine may reach
 // it: New refuses any other address, and pages in this machine's browsers are
@@ -49,12 +49,14 @@ type Accepter interface {
 	// block: it is asked before the body is read, so that a wrong path costs
 	// nothing.
 	Known(device bridge.DeviceID) bool
-	// Accept blocks until the broker has the reading or it is refused, and
-	// returns soon after ctx is done. The payload belongs to it from then on.
+	// Accept blocks until the broker or the spool has the reading or it is
+	// refused, and returns soon after ctx is done. The payload belongs to it
+	// from then on. A key that comes again gets the receipt of the first time.
 	// The errors that the caller is told about are bridge.ErrUnknownDevice,
-	// bridge.ErrTooLarge, *bridge.UnavailableError, *bridge.RejectedError and
+	// bridge.ErrTooLarge, bridge.ErrKeyReused, bridge.ErrSpoolFull (with the
+	// text around it), *bridge.UnavailableError, *bridge.RejectedError and
 	// ctx's; any other is logged and answered with 500.
-	Accept(ctx context.Context, r bridge.Reading) (bridge.Receipt, error)
+	Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error)
 }
 
 // Options configure a Server. Zero values mean the defaults above.
@@ -74,6 +76,9 @@ type Options struct {
 	// shown as JSON. It must not block and must not tell a secret. nil means
 	// always. A broker that is down is no reason to say no.
 	Ready func() (ok bool, detail any)
+	// Metrics answers GET /metrics. It must not tell a secret. nil: nothing is
+	// at this path.
+	Metrics http.Handler
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.

@@ -25,14 +25,14 @@ type receiptDocument struct {
 // uplink takes one reading. 200 means that the broker has it, 202 that it is
 // safe here; any other status that nothing was kept.
 func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
-	reading, err := s.reading(r)
+	reading, how, err := s.reading(r)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AcceptTimeout)
 	defer cancel()
-	receipt, err := s.accepter.Accept(ctx, reading)
+	receipt, err := s.accepter.Accept(ctx, reading, how)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -40,6 +40,9 @@ func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	if receipt.State != bridge.Delivered {
 		status = http.StatusAccepted
+		if how.Async {
+			w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
+		}
 	}
 	writeJSON(w, status, "application/json", receiptDocument{
 		ID:        receipt.ID.String(),
@@ -49,38 +52,38 @@ func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// reading makes a reading of a request. What can be told without the body is
-// checked before it is read.
-func (s *Server) reading(r *http.Request) (bridge.Reading, error) {
-	var none bridge.Reading
-	device, sub, err := parseTarget(r)
-	if err != nil {
-		return none, err
+// reading makes a reading of a request and says how it is to be taken. What can
+// be told without the body is checked before it is read.
+func (s *Server) reading(r *http.Request) (reading bridge.Reading, how bridge.Handling, err error) {
+	if reading.Device, reading.Subtopic, err = parseTarget(r); err != nil {
+		return reading, how, err
 	}
-	if !s.accepter.Known(device) {
-		return none, fmt.Errorf("%w: %q", bridge.ErrUnknownDevice, device)
+	if !s.accepter.Known(reading.Device) {
+		return reading, how, fmt.Errorf("%w: %q", bridge.ErrUnknownDevice, reading.Device)
 	}
-	measured, err := parseQuery(r.URL.RawQuery)
-	if err != nil {
-		return none, err
+	if reading.Time, err = parseQuery(r.URL.RawQuery); err != nil {
+		return reading, how, err
+	}
+	if how, err = parseHandling(r.Header); err != nil {
+		return reading, how, err
 	}
 	contentType, err := parseContentType(r.Header)
 	if err != nil {
-		return none, err
+		return reading, how, err
 	}
-	body, err := s.readBody(r)
-	if err != nil {
-		return none, err
+	if reading.Payload, err = s.readBody(r); err != nil {
+		return reading, how, err
 	}
-	if contentType, err = checkBody(contentType, body); err != nil {
-		return none, err
+	if reading.ContentType, err = checkBody(contentType, reading.Payload); err != nil {
+		return reading, how, err
 	}
-	if measured.IsZero() {
-		measured = time.Now()
+	if how.Key.Value != "" {
+		how.Key.Digest = digest(&reading)
 	}
-	return bridge.Reading{
-		Device: device, Subtopic: sub, ContentType: contentType, Payload: body, Time: measured,
-	}, nil
+	if reading.Time.IsZero() {
+		reading.Time = time.Now()
+	}
+	return reading, how, nil
 }
 
 // parseTarget reads device and sub topic from the path.

@@ -29,6 +29,22 @@ const (
 	KeyIDSHA256 = "sha256" // lower-case hex SHA-256 of the public key (SubjectPublicKeyInfo, DER)
 )
 
+// What is safe once a reading is taken (key durability).
+const (
+	// DurabilityAuto: a reading goes to the spool only if the broker does not
+	// confirm it in time. Until then it is nowhere but in memory: over HTTP its
+	// sender has no 2xx yet, from a serial port a crash or a power cut loses it.
+	DurabilityAuto = "auto"
+	// DurabilityAlways: every reading is in the spool before it is sent.
+	DurabilityAlways = "always"
+)
+
+// What to do with a reading for which the spool has no room (key when_full).
+const (
+	WhenFullReject     = "reject"      // refuse the new one
+	WhenFullDropOldest = "drop-oldest" // make room by dropping what waits longest
+)
+
 // FramingLine cuts the bytes of a serial port at a delimiter.
 const FramingLine = "line"
 
@@ -40,9 +56,18 @@ type Config struct {
 	File string
 	// Gateway is this machine's name in user properties; never empty.
 	Gateway string
-	Log     Log
-	// AckTimeout is how long a reading waits for the broker's PUBACK.
+	// StateDir is the absolute path of the directory for what must outlast a
+	// restart. It need not exist now.
+	StateDir string
+	// Durability is DurabilityAuto or DurabilityAlways, for the devices that are
+	// not in Devices; those have their own.
+	Durability string
+	Log        Log
+	// AckTimeout is how long a reading waits for the broker's PUBACK before it
+	// goes to the spool.
 	AckTimeout time.Duration
+	Spool      Spool
+	Clock      Clock
 	HTTP       HTTP
 	// Connectors, Devices and Serials are in the order of the files: the main
 	// file first, then the included ones.
@@ -58,6 +83,28 @@ type Log struct {
 	Level slog.Level
 	// Format is "auto", "text" or "json".
 	Format string
+}
+
+// Spool bounds what is held on disk until the broker has it.
+type Spool struct {
+	Pos Position
+	// MaxBytes is for all devices together, in bytes; MaxBytesPerDevice for each,
+	// 0 for no limit of its own.
+	MaxBytes          int64
+	MaxBytesPerDevice int64
+	// MaxAge is how long a reading is kept.
+	MaxAge time.Duration
+	// WhenFull is WhenFullReject or WhenFullDropOldest.
+	WhenFull string
+	// MinFree is what the spool leaves free of its file system, in bytes.
+	MinFree int64
+}
+
+// Clock says when the wall clock can be trusted.
+type Clock struct {
+	Pos Position
+	// RequireSync: only once the kernel says that it is synchronised.
+	RequireSync bool
 }
 
 // HTTP is the endpoint for apps on this machine.
@@ -134,9 +181,12 @@ type Device struct {
 	ConnectorName string
 	// KeyFile is the path of KeyPEM, the content of the private key's file; it
 	// has not been parsed. Only for device credentials.
-	KeyFile   string
-	KeyPEM    bridge.Secret
-	Downlinks []Downlink
+	KeyFile string
+	KeyPEM  bridge.Secret
+	// Durability is DurabilityAuto or DurabilityAlways: the device's, or else
+	// that of the Config.
+	Durability string
+	Downlinks  []Downlink
 }
 
 // Downlink sends the downlinks that match a filter to one target.

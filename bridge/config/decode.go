@@ -88,6 +88,12 @@ func (s *source) value(path string, v any, field reflect.Value) {
 		s.duration(path, v, dst)
 	case *Size:
 		s.size(path, v, dst)
+	case *optionalSize:
+		if v == "" {
+			*dst = noSize
+			return
+		}
+		s.size(path, v, (*Size)(dst))
 	case *[]string:
 		s.texts(path, v, dst)
 	default:
@@ -267,7 +273,7 @@ func where(blocks []string) string {
 		switch b {
 		case "":
 			words[i] = "to the top of the main file, before the first block"
-		case "http", "log", "connector.token":
+		case "clock", "connector.token", "http", "log", "spool":
 			words[i] = "into [" + b + "]"
 		default:
 			words[i] = "into [[" + b + "]]"

@@ -23,6 +23,11 @@ func (v *validator) devices() {
 			d.ConnectorName = conn.Name
 			v.deviceKey(raw, conn, &d)
 		}
+		d.Durability = v.cfg.Durability
+		if raw.In.gives("durability") {
+			d.Durability = raw.Durability
+			oneOf(raw.In, "durability", raw.Durability, durabilities)
+		}
 		for j := range raw.Downlinks {
 			d.Downlinks = append(d.Downlinks, v.downlink(&raw.Downlinks[j]))
 		}

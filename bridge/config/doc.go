@@ -1,5 +1,5 @@
 // Package config reads the TOML file in which an operator describes a gateway:
-// its connectors, devices, serial ports and HTTP endpoint.
+// its connectors, devices, serial ports, HTTP endpoint and spool.
 //
 // Reading is strict. An unknown key is a mistake, a value of the wrong type or
 // out of range is a mistake, a secret that others on the machine can read is a

@@ -74,8 +74,8 @@ func TestExampleHasEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[rawConfig](), "")
-	if keys < 45 {
-		t.Errorf("looked for %d keys, want at least 45", keys)
+	if keys < 55 {
+		t.Errorf("looked for %d keys, want at least 55", keys)
 	}
 }
 
@@ -95,7 +95,14 @@ func TestExampleShowsDefaults(t *testing.T) {
 	if !reflect.DeepEqual(s, u) {
 		t.Errorf("serial: the example has\n%+v, the defaults are\n%+v", s, u)
 	}
-	cfg.HTTP.Pos = bare.HTTP.Pos
+	if a, b := cfg.Devices[0].Durability, bare.Devices[0].Durability; a != b {
+		t.Errorf("device: the example has durability %q, the default is %q", a, b)
+	}
+	cfg.HTTP.Pos, cfg.Spool.Pos, cfg.Clock.Pos = bare.HTTP.Pos, bare.Spool.Pos, bare.Clock.Pos
+	if cfg.StateDir != bare.StateDir || cfg.Durability != bare.Durability || cfg.Spool != bare.Spool || cfg.Clock != bare.Clock {
+		t.Errorf("the example has %q %q %+v %+v, the defaults are %q %q %+v %+v", cfg.StateDir, cfg.Durability, cfg.Spool, cfg.Clock,
+			bare.StateDir, bare.Durability, bare.Spool, bare.Clock)
+	}
 	if cfg.HTTP != bare.HTTP || cfg.Log != bare.Log || cfg.AckTimeout != bare.AckTimeout {
 		t.Errorf("the example has %+v %+v %v, the defaults are %+v %+v %v", cfg.HTTP, cfg.Log, cfg.AckTimeout, bare.HTTP, bare.Log, bare.AckTimeout)
 	}

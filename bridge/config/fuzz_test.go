@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // FuzzLoad: no file makes Load panic, every mistake has a position within the
@@ -31,6 +32,10 @@ func FuzzLoad(f *testing.F) {
 		if err == nil {
 			if cfg == nil || len(cfg.Connectors) == 0 {
 				t.Fatalf("no mistake in %q, but got %v", text, cfg)
+			}
+			if sp := cfg.Spool; !filepath.IsAbs(cfg.StateDir) || sp.MaxBytes < minSpool || sp.MinFree < minMinFree ||
+				sp.MaxBytesPerDevice < 0 || sp.MaxBytesPerDevice > sp.MaxBytes || sp.MaxAge < time.Minute {
+				t.Fatalf("no mistake in %q, but got %q and %+v", text, cfg.StateDir, sp)
 			}
 			return
 		}

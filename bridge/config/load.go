@@ -42,6 +42,7 @@ func load(path, text string) (*Config, error) {
 		v.cfg.lines[s.name] = s.lines
 	}
 	v.general()
+	v.spool()
 	v.http()
 	v.connectors()
 	v.serialNames()
@@ -80,6 +81,8 @@ func (v *validator) general() {
 	} else {
 		in.flawed("gateway", checkText(raw.Gateway))
 	}
+	v.cfg.Durability = raw.Durability
+	oneOf(in, "durability", raw.Durability, durabilities)
 	v.cfg.AckTimeout = raw.AckTimeout
 	checkDuration(in, "ack_timeout", raw.AckTimeout, durationRange{min: time.Nanosecond, max: time.Minute, minText: "more than 0s"})
 
@@ -93,6 +96,8 @@ func (v *validator) general() {
 	v.cfg.Log.Format = raw.Log.Format
 	oneOf(raw.Log.In, "format", raw.Log.Format, []string{"auto", "text", "json"})
 }
+
+var durabilities = []string{DurabilityAuto, DurabilityAlways}
 
 func (v *validator) http() {
 	raw, in := &v.raw.HTTP, v.raw.HTTP.In
@@ -232,8 +237,14 @@ func shortDuration(d time.Duration) string {
 
 // checkSize accepts 1 byte to most.
 func checkSize(in place, key string, n, most Size) {
-	if in.ok(key) && (n < 1 || n > most) {
-		in.wrong(key, fmt.Sprintf("must be 1B to %s (got %s)", most, n), "")
+	checkSizeRange(in, key, n, sizeRange{1, most})
+}
+
+type sizeRange struct{ min, max Size }
+
+func checkSizeRange(in place, key string, n Size, r sizeRange) {
+	if in.ok(key) && (n < r.min || n > r.max) {
+		in.wrong(key, fmt.Sprintf("must be %s to %s (got %s)", r.min, r.max, n), "")
 	}
 }
 

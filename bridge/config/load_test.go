@@ -45,9 +45,14 @@ func TestDefaults(t *testing.T) {
 	at := func(line int, key string) Position { return Position{File: main, Line: line, Key: key} }
 	want := &Config{
 		File: main, Gateway: host,
+		StateDir: "/var/lib/fieldbridge", Durability: "auto",
 		Log:        Log{Level: slog.LevelInfo, Format: "auto"},
 		AckTimeout: time.Second,
-		HTTP:       HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144},
+		Spool: Spool{
+			Pos: at(1, "spool"), MaxBytes: 268435456, MaxAge: 168 * time.Hour, WhenFull: "reject", MinFree: 67108864,
+		},
+		Clock: Clock{Pos: at(1, "clock")},
+		HTTP:  HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144},
 		Connectors: []Connector{{
 			Pos: at(1, "connector[0]"), Name: "plant", Auth: AuthDeviceCredentials,
 			Broker: "mqtts://b.example:8883", Address: "b.example:8883", Host: "b.example", TLS: true,
@@ -65,6 +70,7 @@ func TestDefaults(t *testing.T) {
 		Devices: []Device{{
 			Pos: at(12, "device[0]"), ID: "d1", ConnectorName: "plant",
 			KeyFile: filepath.Join(dir, "keys/good.pem"), KeyPEM: bridge.NewSecret(readTrimmed(t, dir, "keys/good.pem")),
+			Durability: "auto",
 		}},
 		Serials: []Serial{{
 			Pos: at(15, "serial[0]"), Name: "s", Port: "/dev/ttyS0", Baud: 9600, Mode: "8N1",
@@ -94,7 +100,11 @@ func TestValues(t *testing.T) {
 	dir := fixture(t)
 	cfg := mustLoad(t, dir, `
 gateway = "hall-ä"
+state_dir = "../state/./x"
+durability = "always"
 ack_timeout = "1500ms"
+spool = { max_bytes = "1MiB", max_bytes_per_device = "64KiB", max_age = "1m", when_full = "drop-oldest", min_free = "1MiB" }
+clock.require_sync = true
 log.level = "debug"
 log.format = "json"
 http = { listen = "[::1]:0", max_body = "1MB" }
@@ -107,6 +117,7 @@ connector = [
 [[device]]
 id = "dev-1"
 key_file = "keys/{device}.pem"
+durability = "auto"
 [[device.downlink]]
 subtopic = "+/x/#"
 webhook = "https://h/x?y=z"
@@ -126,12 +137,17 @@ subtopic = "a/b"
 content_type = "Text/CSV; charset=UTF-8"
 `)
 	c, d, s := cfg.Connectors[0], cfg.Devices[0], cfg.Serials[0]
+	cfg.Spool.Pos, cfg.Clock.Pos = Position{}, Position{}
 	for _, tt := range []struct {
 		what      string
 		got, want any
 	}{
 		{"gateway", cfg.Gateway, "hall-ä"},
+		{"state_dir", cfg.StateDir, filepath.Join(filepath.Dir(dir), "state/x")},
+		{"durability", cfg.Durability, DurabilityAlways},
 		{"ack_timeout", cfg.AckTimeout, 1500 * time.Millisecond},
+		{"spool", cfg.Spool, Spool{MaxBytes: 1 << 20, MaxBytesPerDevice: 64 << 10, MaxAge: time.Minute, WhenFull: WhenFullDropOldest, MinFree: 1 << 20}},
+		{"clock", cfg.Clock, Clock{RequireSync: true}},
 		{"log", cfg.Log, Log{slog.LevelDebug, "json"}},
 		{"listen", cfg.HTTP.Listen, "[::1]:0"},
 		{"max_body", cfg.HTTP.MaxBody, int64(1e6)},
@@ -147,6 +163,7 @@ content_type = "Text/CSV; charset=UTF-8"
 		{"topics", c.UplinkTopic + " " + c.DownlinkTopic, "{connector}/{device} d/{device}/#"},
 		{"token", c.Token, Token{"x", 2 * time.Second, "sha256"}},
 		{"device connector", d.ConnectorName, "plant"},
+		{"device durability", d.Durability, DurabilityAuto},
 		{"device key", d.KeyFile, filepath.Join(dir, "keys/dev-1.pem")},
 		{"downlinks", fmt.Sprint(len(d.Downlinks), d.Downlinks[0].Subtopic, d.Downlinks[0].Webhook, d.Downlinks[1].Serial), "2+/x/#https://h/x?y=zs"},
 		{"serial", s.Port + " " + s.Mode + " " + s.Decode, "/dev/pts/../ttyS0 7E2 raw"},
@@ -170,6 +187,58 @@ func TestContentTypeFollowsDecode(t *testing.T) {
 		cfg := mustLoad(t, dir, plant+"[[device]]\nid = \"d\"\n[[serial]]\nname = \"s\"\nport = \"/dev/x\"\ndevice = \"d\"\ndecode = \""+decode+"\"\n")
 		if got := cfg.Serials[0].ContentType; got != want {
 			t.Errorf("decode = %q: content type %q, want %q", decode, got, want)
+		}
+	}
+}
+
+// A device without a durability of its own has that of the gateway, also if it
+// stands in an included file.
+func TestDurabilityIsInherited(t *testing.T) {
+	dir := fixture(t)
+	cfg := mustLoad(t, dir, "include = [\"inc/*.toml\"]\ndurability = \"always\"\n"+plant+
+		"[[device]]\nid = \"d1\"\n[[device]]\nid = \"d2\"\ndurability = \"auto\"\n[[device]]\nid = \"d3\"\ndurability = \"always\"\n")
+	got := map[bridge.DeviceID]string{}
+	for _, d := range cfg.Devices {
+		got[d.ID] = d.Durability
+	}
+	want := map[bridge.DeviceID]string{"d1": "always", "d2": "auto", "d3": "always", "dev-1": "always"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("durability (-want +got):\n%s", diff)
+	}
+}
+
+func TestStateDir(t *testing.T) {
+	dir := fixture(t)
+	for value, want := range map[string]string{
+		"/var/lib/other/": "/var/lib/other", "state": filepath.Join(dir, "state"), ".": dir,
+		dir + "/inc": filepath.Join(dir, "inc"), "not/there/yet": filepath.Join(dir, "not/there/yet"),
+	} {
+		if got := mustLoad(t, dir, "state_dir = \""+value+"\"\n"+plant).StateDir; got != want {
+			t.Errorf("state_dir = %q: got %q, want %q", value, got, want)
+		}
+	}
+	// Whatever the working directory is later, the path means the same.
+	t.Chdir(dir)
+	cfg, err := Load("fieldbridge.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !filepath.IsAbs(cfg.StateDir) {
+		t.Errorf("state_dir %q is not absolute", cfg.StateDir)
+	}
+	writeFile(t, "relative.toml", "state_dir = \"state\"\n"+plant, 0o644)
+	if cfg, err = Load("relative.toml"); err != nil || !filepath.IsAbs(cfg.StateDir) || filepath.Base(cfg.StateDir) != "state" {
+		t.Errorf("state_dir of a file by its relative name: %+v, %v", cfg, err)
+	}
+}
+
+// "" is no limit and the default; everything else is one.
+func TestLimitPerDevice(t *testing.T) {
+	dir := fixture(t)
+	for value, want := range map[string]int64{`""`: 0, `"64KiB"`: 65536, `"256MiB"`: 256 << 20} {
+		cfg := mustLoad(t, dir, plant+"[spool]\nmax_bytes_per_device = "+value+"\n")
+		if got := cfg.Spool.MaxBytesPerDevice; got != want {
+			t.Errorf("max_bytes_per_device = %s: got %d, want %d", value, got, want)
 		}
 	}
 }

@@ -15,8 +15,12 @@ type rawConfig struct {
 	In         place
 	Include    []string       `toml:"include"`
 	Gateway    string         `toml:"gateway"`
+	StateDir   string         `toml:"state_dir"`
+	Durability string         `toml:"durability"`
 	AckTimeout time.Duration  `toml:"ack_timeout"`
 	Log        rawLog         `toml:"log"`
+	Spool      rawSpool       `toml:"spool"`
+	Clock      rawClock       `toml:"clock"`
 	HTTP       rawHTTP        `toml:"http"`
 	Connectors []rawConnector `toml:"connector"`
 	Devices    []rawDevice    `toml:"device"`
@@ -27,6 +31,20 @@ type rawLog struct {
 	In     place
 	Level  string `toml:"level"`
 	Format string `toml:"format"`
+}
+
+type rawSpool struct {
+	In                place
+	MaxBytes          Size          `toml:"max_bytes"`
+	MaxBytesPerDevice optionalSize  `toml:"max_bytes_per_device"`
+	MaxAge            time.Duration `toml:"max_age"`
+	WhenFull          string        `toml:"when_full"`
+	MinFree           Size          `toml:"min_free"`
+}
+
+type rawClock struct {
+	In          place
+	RequireSync bool `toml:"require_sync"`
 }
 
 type rawHTTP struct {
@@ -63,11 +81,12 @@ type rawToken struct {
 }
 
 type rawDevice struct {
-	In        place
-	ID        string        `toml:"id"`
-	Connector string        `toml:"connector"`
-	KeyFile   string        `toml:"key_file"`
-	Downlinks []rawDownlink `toml:"downlink"`
+	In         place
+	ID         string        `toml:"id"`
+	Connector  string        `toml:"connector"`
+	KeyFile    string        `toml:"key_file"`
+	Durability string        `toml:"durability"`
+	Downlinks  []rawDownlink `toml:"downlink"`
 }
 
 type rawDownlink struct {
@@ -93,14 +112,21 @@ type rawSerial struct {
 }
 
 const (
+	defaultStateDir   = "/var/lib/fieldbridge" // what StateDirectory=fieldbridge gives (systemd.exec(5))
 	defaultMaxPayload = 256 << 10
 	defaultMaxFrame   = 4 << 10
 	defaultAudience   = "https://akenza.io/devices/{device}"
 )
 
 func (c *rawConfig) setDefaults() {
+	c.StateDir = defaultStateDir
+	c.Durability = DurabilityAuto
 	c.AckTimeout = time.Second
 	c.Log = rawLog{Level: "info", Format: "auto"}
+	c.Spool = rawSpool{
+		MaxBytes: 256 << 20, MaxBytesPerDevice: noSize,
+		MaxAge: 7 * 24 * time.Hour, WhenFull: WhenFullReject, MinFree: 64 << 20,
+	}
 	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload}
 }
 
@@ -128,13 +154,12 @@ var includable = []string{"connector", "device", "serial"}
 
 // laterKeys are keys, by block, which this version knows but cannot serve yet.
 var laterKeys = map[string][]string{
-	"":     {"state_dir", "durability", "spool"},
 	"http": {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
 	"connector": {
 		"per_device_sessions", "topic_alias", "connect_rate", "client_cert_file",
 		"client_key_file", "client_id", "username", "allowed_servers",
 	},
-	"device":          {"key_files", "durability"},
+	"device":          {"key_files"},
 	"device.downlink": {"mailbox", "secret_file"},
 	"serial":          {"usb", "check", "device_from", "poll", "length"},
 }

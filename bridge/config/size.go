@@ -10,6 +10,12 @@ import (
 // Size is a number of bytes, written with its unit: "512B", "256KiB", "64MiB".
 type Size int64
 
+// optionalSize is a Size that may be left open: "" is noSize, which no text that
+// ParseSize reads gives.
+type optionalSize Size
+
+const noSize optionalSize = -1
+
 // sizeUnits are the units of a Size, the largest first.
 var sizeUnits = []struct {
 	name  string

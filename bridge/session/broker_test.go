@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	mrand "math/rand/v2"
 	"slices"
@@ -125,8 +124,8 @@ func TestBothKindsOfCredentials(t *testing.T) {
 			for i, ct := range bridge.ContentTypes {
 				sub := []bridge.Subtopic{"", "alerts", "alerts/critical"}[i%3]
 				r := bridge.Reading{Device: dev, Subtopic: sub, ContentType: ct, Payload: []byte(fmt.Sprint(i))}
-				if rec, err := a.b.Accept(t.Context(), r); err != nil || rec.State != bridge.Delivered {
-					t.Fatalf("%+v, %v", rec, err)
+				if o := <-a.queues[dev].submit(r); o.Kind != bridge.Acked {
+					t.Fatalf("%+v", o)
 				}
 				want[fmt.Sprint(i)] = string(sub) + " " + ct
 			}
@@ -190,12 +189,15 @@ func TestWrongCredentials(t *testing.T) {
 			if err := a.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "public key") {
 				t.Errorf("probe: %v", err)
 			}
-			_, err := a.b.Accept(t.Context(), bridge.Reading{Device: dev, ContentType: "text/plain"})
-			var ue *bridge.UnavailableError
-			if !errors.As(err, &ue) || !strings.Contains(ue.Reason, "public key") {
-				t.Errorf("error %v", err)
+			if s := a.Trouble(); !strings.Contains(s, "public key") {
+				t.Errorf("trouble %q", s)
 			}
-			a.held(0)
+			a.submit(dev, "1")
+			a.stop()
+			a.held(1)
+			if n := len(a.broker.Messages()); n > 0 {
+				t.Errorf("%d readings have arrived", n)
+			}
 		})
 	}
 }
@@ -298,8 +300,6 @@ func TestChaos(t *testing.T) {
 			t.Errorf("%s: out of order: %v", id, first)
 		}
 	}
-	if err := a.b.Drain(t.Context()); err != nil {
-		t.Error(err)
-	}
+	a.until(t, "the PUBACKs", func() bool { return a.holds() == 0 })
 	checkSecrets(t, a.rig)
 }

@@ -25,7 +25,8 @@ var codeNames = map[byte]string{
 	0xA1: "subscription identifiers not supported", 0xA2: "wildcard subscriptions not supported",
 }
 
-func codeName(code byte) string {
+// CodeName is the name of a reason code, for people.
+func CodeName(code byte) string {
 	if n, ok := codeNames[code]; ok {
 		return n
 	}
@@ -53,7 +54,7 @@ type ReasonError struct {
 }
 
 func (e *ReasonError) Error() string {
-	s := fmt.Sprintf("broker answered %s 0x%02X (%s)", e.Packet, e.Code, codeName(e.Code))
+	s := fmt.Sprintf("broker answered %s 0x%02X (%s)", e.Packet, e.Code, CodeName(e.Code))
 	if e.Reason != "" {
 		s += fmt.Sprintf(": %q", e.Reason)
 	}
@@ -83,7 +84,7 @@ const (
 // section 3.4.2.1). reconnect asks for a new connection before the next
 // attempt.
 func puback(code byte, reason string) (o bridge.Outcome, reconnect bool) {
-	o = bridge.Outcome{Kind: bridge.Refused, Code: code, Reason: codeName(code)}
+	o = bridge.Outcome{Kind: bridge.Refused, Code: code, Reason: CodeName(code)}
 	if reason != "" {
 		o.Reason += ": " + reason
 	}

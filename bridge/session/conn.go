@@ -131,6 +131,15 @@ func (c *conn) uncork() {
 	c.mu.Unlock()
 }
 
+// sync writes out what is gathered and returns why it, or anything before it,
+// could not be written.
+func (c *conn) sync() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flush()
+	return c.failed
+}
+
 func (c *conn) note(err error) {
 	c.emu.Lock()
 	if c.first == nil {

@@ -21,19 +21,21 @@ const maxDownlink = 1 << 20
 type link struct {
 	conn  *conn
 	creds Credentials
+	// renewal: it takes over from a connection that was in good order.
+	renewal bool
 }
 
 // open mints credentials and opens the transport.
 func (s *Session) open(ctx context.Context) (*link, error) {
 	creds, err := s.opts.Credentials()
 	if err != nil {
-		return nil, fmt.Errorf("credentials: %w", err)
+		return nil, &failure{fmt.Errorf("credentials: %w", err), NoCredentials}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.ConnectTimeout)
 	defer cancel()
 	c, err := s.opts.Endpoint.connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &failure{err, Unreachable}
 	}
 	return &link{conn: newConn(c), creds: creds}, nil
 }

@@ -144,6 +144,9 @@ func TestConnackRefused(t *testing.T) {
 func checkSecrets(t *testing.T, r *rig) {
 	t.Helper()
 	text := r.log.String() + r.Trouble()
+	for _, q := range r.queues {
+		text += fmt.Sprint(q.refusals())
+	}
 	for _, s := range []string{secret, strings.Trim(fmt.Sprintf("%q", secret), `"`), `of\\\\the`, "token-", "the-yard"} {
 		if strings.Contains(text, s) {
 			t.Errorf("%q is shown:\n%s", s, text)

@@ -28,24 +28,26 @@ const (
 // patience is the deadline for what must happen.
 const patience = 10 * time.Minute
 
-// rig is a session with a bridge in front of it.
+// rig is a session with queues of readings in front of it.
 type rig struct {
 	*Session
 	t      testing.TB
 	srv    *server
-	b      *bridge.Bridge
+	queues map[bridge.DeviceID]*queue
 	log    *logs
 	cancel context.CancelFunc
 	ended  chan error
 
-	mu    sync.Mutex // guards what follows
-	creds int        // how often credentials were asked for
-	downs []down
+	mu     sync.Mutex // guards what follows
+	creds  int        // how often credentials were asked for
+	downs  []down
+	events []string // what the session told, in order: "acked dev-1 7", "forgotten dev-1", "down"
 }
 
 type down struct {
 	bridge.Downlink
-	done func()
+	origin bridge.Origin
+	done   func()
 }
 
 // newRig makes a session towards srv that is not running yet.
@@ -62,6 +64,9 @@ func newRig(t testing.TB, srv *server, change func(*Options)) *rig {
 		Credentials: r.credentials,
 		Topics:      Topics{Uplink: "/up/device/id/{device}", Downlink: "/down/device/id/{device}/#"},
 		Downlinks:   r.downlink,
+		Acked:       func(session string, id uint16) { r.event("acked %s %d", session, id) },
+		Forgotten:   func(session string) { r.event("forgotten %s", session) },
+		Down:        r.down,
 		Connector:   "plant",
 		Logger:      slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -76,11 +81,9 @@ func newRig(t testing.TB, srv *server, change func(*Options)) *rig {
 	if r.Session, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	r.b = bridge.New(bridge.Options{Logger: o.Logger})
+	r.queues = map[bridge.DeviceID]*queue{}
 	for _, id := range []bridge.DeviceID{dev, "dev-2", "dev-3"} {
-		if err := r.b.Connect(id, bridge.Connection{Uplink: r.Session}); err != nil {
-			t.Fatal(err)
-		}
+		r.queues[id] = &queue{t: t, uplink: r.Session}
 	}
 	return r
 }
@@ -128,10 +131,42 @@ func (r *rig) minted() int {
 	return r.creds
 }
 
-func (r *rig) downlink(d bridge.Downlink, done func()) {
+func (r *rig) downlink(d bridge.Downlink, o bridge.Origin, done func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.downs = append(r.downs, down{d, done})
+	r.downs = append(r.downs, down{d, o, done})
+}
+
+func (r *rig) event(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, fmt.Sprintf(format, args...))
+}
+
+func (r *rig) down(s *Session) {
+	if s != r.Session || s.State().Up || s.Trouble() == "" {
+		r.t.Errorf("told to be down in state %+v", s.State())
+	}
+	r.event("down")
+}
+
+// told checks what the session has told since the last call, of one kind.
+func (r *rig) told(kind string, want ...string) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var got, others []string
+	for _, e := range r.events {
+		if strings.HasPrefix(e, kind) {
+			got = append(got, e)
+		} else {
+			others = append(others, e)
+		}
+	}
+	r.events = others
+	if !slices.Equal(got, want) {
+		r.t.Errorf("told %q, want %q", got, want)
+	}
 }
 
 // delivered are the downlinks that came out of the session.
@@ -150,17 +185,22 @@ func (r *rig) delivered(want ...string) []down {
 }
 
 func (r *rig) submit(id bridge.DeviceID, payloads ...string) {
-	r.t.Helper()
 	for _, p := range payloads {
-		if err := r.b.Submit(context.Background(), bridge.Reading{Device: id, ContentType: "text/plain", Payload: []byte(p)}); err != nil {
-			r.t.Fatal(err)
-		}
+		r.queues[id].submit(bridge.Reading{Device: id, ContentType: "text/plain", Payload: []byte(p)})
 	}
+}
+
+// holds is how many readings the broker has not acknowledged or refused.
+func (r *rig) holds() (n int) {
+	for _, q := range r.queues {
+		n += q.held()
+	}
+	return n
 }
 
 func (r *rig) held(n int) {
 	r.t.Helper()
-	if got := r.b.Held(); got != n {
+	if got := r.holds(); got != n {
 		r.t.Errorf("%d readings are held, want %d", got, n)
 	}
 }

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"time"
 	"unicode/utf8"
 
@@ -18,11 +20,11 @@ func (s *Session) packet(r *bridge.Reading) *packets.Publish {
 		props.PayloadFormat = &utf8Payload
 	}
 	if s.opts.UserProperties {
-		props.User = []packets.User{
-			{Key: "id", Value: r.ID.String()},
-			{Key: "time", Value: r.Time.UTC().Format(time.RFC3339Nano)},
-			{Key: "gateway", Value: s.opts.Gateway},
+		props.User = []packets.User{{Key: "id", Value: r.ID.String()}}
+		if at := s.opts.When(r); !at.IsZero() {
+			props.User = append(props.User, packets.User{Key: "time", Value: at.UTC().Format(time.RFC3339Nano)})
 		}
+		props.User = append(props.User, packets.User{Key: "gateway", Value: s.opts.Gateway})
 	}
 	return &packets.Publish{
 		Topic:      s.opts.Topics.uplink(r),
@@ -49,7 +51,7 @@ func (c *connection) oversized(p *packets.Publish) (bridge.Outcome, bool) {
 	if n <= c.maxPacket {
 		return bridge.Outcome{}, false
 	}
-	return bridge.Outcome{Kind: bridge.Refused, Code: 0x95, Reason: codeName(0x95)}, true
+	return bridge.Outcome{Kind: bridge.Refused, Code: 0x95, Reason: CodeName(0x95)}, true
 }
 
 // downlink hands a message on. It reports false if nobody will ever call the
@@ -77,7 +79,9 @@ func (s *Session) downlink(p *packets.Publish) bool {
 		}
 	}
 	if p.QoS > 0 {
-		s.opts.Downlinks(d, func() { s.window.delivered(p) })
+		s.opts.Downlinks(d, bridge.Origin{
+			Session: s.opts.ClientID, PacketID: p.PacketID, Digest: digest(p), Duplicate: p.Duplicate,
+		}, func() { s.window.delivered(p) })
 		return true
 	}
 	// The broker may send at QoS 0 as much as it likes (section 4.9), so the
@@ -87,6 +91,26 @@ func (s *Session) downlink(p *packets.Publish) bool {
 		s.log.Warn("downlink at QoS 0 dropped, its target is too slow", "device", device, "subtopic", subtopic)
 		return true
 	}
-	s.opts.Downlinks(d, func() { s.unasked.Add(-1) })
+	s.opts.Downlinks(d, bridge.Origin{}, func() { s.unasked.Add(-1) })
 	return true
+}
+
+// digest is of all that makes a downlink the same one when it is repeated. The
+// expiry is not: a broker counts it down (MQTT v5 section 3.3.2.3.3).
+func digest(p *packets.Publish) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	add := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write(b)
+	}
+	add([]byte(p.Topic))
+	add(p.Payload)
+	if props := p.Properties; props != nil {
+		add([]byte(props.ContentType))
+		add([]byte(props.ResponseTopic))
+		add(props.CorrelationData)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }

@@ -41,9 +41,7 @@ func TestPublishPacket(t *testing.T) {
 				})
 				id := uuid.Must(uuid.NewV7())
 				rd := bridge.Reading{ID: id, Device: tt.device, Subtopic: bridge.Subtopic(tt.sub), ContentType: tt.contentType, Payload: tt.payload, Time: at}
-				if err := r.b.Submit(t.Context(), rd); err != nil {
-					t.Fatal(err)
-				}
+				r.queues[tt.device].submit(rd)
 				p := srv.accept(false)
 				pub := receive[*packets.Publish](p)
 				if pub.Topic != tt.topic || pub.QoS != 1 || pub.Duplicate || pub.Retain || pub.PacketID == 0 || !bytes.Equal(pub.Payload, tt.payload) {
@@ -168,7 +166,10 @@ func TestPubackCodes(t *testing.T) {
 		t.Run(fmt.Sprintf("0x%02X", tt.code), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := newServer(t)
-				r := start(t, srv, func(o *Options) { o.Secrets = []bridge.Secret{bridge.NewSecret(secret)} })
+				r := start(t, srv, func(o *Options) {
+					expiring(o)
+					o.Secrets = []bridge.Secret{bridge.NewSecret(secret)}
+				})
 				r.submit(dev, "1")
 				p := srv.accept(false)
 				seen := map[uint16]bool{}
@@ -199,8 +200,14 @@ func TestPubackCodes(t *testing.T) {
 				if tt.sent > 0 && !tt.acked {
 					want = 1
 				}
-				if got := len(r.log.lines("level=ERROR", "reading refused")); got != want {
-					t.Errorf("%d readings were refused, want %d:\n%s", got, want, r.log)
+				refused := r.queues[dev].refusals()
+				if len(refused) != want {
+					t.Errorf("refused: %+v, want %d", refused, want)
+				}
+				for _, o := range refused {
+					if o.Code != tt.code || !strings.Contains(o.Reason, CodeName(tt.code)) {
+						t.Errorf("refused: %+v", o)
+					}
 				}
 				if n := len(srv.conns); n > 0 {
 					t.Errorf("%d more connections", n)
@@ -214,6 +221,33 @@ func TestPubackCodes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Credentials that last for ever are not the reason why a publish is not
+// authorized: the connection, which other devices may share, is kept.
+func TestNotAuthorizedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := start(t, srv, nil)
+		r.submit("dev-2", "x")
+		p := srv.accept(false)
+		for range triesNotAuthorized {
+			p.puback(p.publish("x").PacketID, 0x87)
+			synctest.Wait()
+			r.submit(dev, "1")
+			p.puback(p.publish("1").PacketID, 0)
+		}
+		time.Sleep(time.Hour)
+		p.silent()
+		if n := srv.dialed(); n != 1 {
+			t.Errorf("%d connections, want 1", n)
+		}
+		if o := r.queues["dev-2"].refusals(); len(o) != 1 || o[0].Code != 0x87 {
+			t.Errorf("refused: %+v", o)
+		}
+		r.held(0)
+		r.told("down")
+	})
 }
 
 // The sender of a reading learns the code and the broker's words.
@@ -232,7 +266,7 @@ func TestPubackOutcome(t *testing.T) {
 func TestReconnectKeepsTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newServer(t)
-		r := start(t, srv, nil)
+		r := start(t, srv, expiring)
 		r.submit(dev, "1", "2", "3")
 		r.submit("dev-2", "x")
 		p := srv.accept(false)
@@ -270,13 +304,13 @@ func TestMaximumPacketSize(t *testing.T) {
 				p.connack(0, false, &packets.Properties{MaximumPacketSize: ptr(uint32(limit))})
 				largest := 0
 				for n := max(0, limit-60); n <= limit; n++ {
-					_, err := accept(t, r, p, strings.Repeat("x", n))
-					if err == nil {
+					o := send(r, p, strings.Repeat("x", n))
+					if o.Kind == bridge.Acked {
 						largest = n
 						continue
 					}
-					if !strings.Contains(err.Error(), "0x95") || largest == 0 {
-						t.Fatalf("%d bytes: %v", n, err)
+					if o.Kind != bridge.Refused || o.Code != 0x95 || largest == 0 {
+						t.Fatalf("%d bytes: %+v", n, o)
 					}
 				}
 				pub := (&packets.Publish{PacketID: 1, QoS: 1, Topic: upTo, Payload: make([]byte, largest),
@@ -294,22 +328,12 @@ func TestMaximumPacketSize(t *testing.T) {
 	}
 }
 
-// accept sends a reading and acknowledges it, should it come.
-func accept(t *testing.T, r *rig, p *peer, payload string) (bridge.Receipt, error) {
-	t.Helper()
-	type result struct {
-		rec bridge.Receipt
-		err error
-	}
-	c := make(chan result, 1)
-	go func() {
-		rec, err := r.b.Accept(t.Context(), bridge.Reading{Device: dev, ContentType: "text/plain", Payload: []byte(payload)})
-		c <- result{rec, err}
-	}()
+// send sends a reading and acknowledges it, should it come.
+func send(r *rig, p *peer, payload string) bridge.Outcome {
+	done := r.queues[dev].submit(bridge.Reading{Device: dev, ContentType: "text/plain", Payload: []byte(payload)})
 	synctest.Wait()
 	if len(p.in) > 0 {
 		p.puback(p.publish(payload).PacketID, 0)
 	}
-	res := <-c
-	return res.rec, res.err
+	return <-done
 }

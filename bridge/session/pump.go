@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -29,7 +30,7 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	defer context.AfterFunc(ctx, l.conn.hurry)()
 	client, ca, err := s.login(ctx, l)
 	if err != nil {
-		return nil, err
+		return nil, &failure{err, NotLoggedIn}
 	}
 	up := &connection{s: s, client: client, link: l}
 	if p := ca.Properties; p != nil && p.MaximumPacketSize != nil {
@@ -37,6 +38,9 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	}
 	if !ca.SessionPresent {
 		s.subscribed = false
+		if s.opts.Forgotten != nil {
+			s.opts.Forgotten(s.opts.ClientID)
+		}
 	}
 	if !s.subscribed {
 		if err := s.subscribe(ctx, client); err != nil {
@@ -48,7 +52,11 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 		}
 	}
 	s.setUp(l.creds)
-	s.log.Info("session up", "session_present", ca.SessionPresent, "expires", l.creds.Expires)
+	level := slog.LevelInfo
+	if l.renewal {
+		level = slog.LevelDebug // nothing has changed for an operator
+	}
+	s.log.Log(ctx, level, "session up", "session_present", ca.SessionPresent, "expires", l.creds.Expires)
 	next, err := up.pump(ctx)
 	up.leave()
 	return next, err
@@ -122,7 +130,14 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 				return nil, errPuback{s.opts.PubackTimeout}
 			}
 			unanswered.Reset(s.opts.PubackTimeout / 2)
+		case <-s.renew:
+			if !c.link.creds.Expires.IsZero() {
+				renew.Reset(0)
+			}
 		case <-renew.C:
+			if opening != nil {
+				break // on its way
+			}
 			opening = make(chan opened, 1)
 			go func(to chan<- opened) {
 				l, err := s.open(octx)
@@ -132,6 +147,7 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 			opening = nil
 			if o.err == nil {
 				c.settle(ctx)
+				s.opts.Counts.reconnect(Renewed)
 				return o.link, nil
 			}
 			failures++
@@ -163,6 +179,7 @@ func (c *connection) send(now time.Time) {
 	for room := s.window.room(); room > 0; {
 		src := s.take()
 		if src == nil {
+			s.window.acquit()
 			return
 		}
 		e := src.Next()

@@ -26,6 +26,16 @@ func renewIn(d time.Duration) func(*Options) {
 	}
 }
 
+// expiring has the credentials expire some time, and not during a test.
+func expiring(o *Options) {
+	mint := o.Credentials
+	o.Credentials = func() (Credentials, error) {
+		c, err := mint()
+		c.Expires = time.Now().Add(1000 * time.Hour)
+		return c, err
+	}
+}
+
 // srvDeaf takes connections and nothing else.
 func srvDeaf(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, conn := net.Pipe()
@@ -219,4 +229,96 @@ func TestRenewalMeetsRefusal(t *testing.T) {
 		}
 		srv.accept(true).publish("1")
 	})
+}
+
+// Renew fetches fresh credentials long before these run out; readings go on.
+func TestRenew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := start(t, srv, renewIn(24*time.Hour))
+		p, c := srv.next()
+		p.connack(0, false, nil)
+		next := 0
+		for i := range 5 {
+			if want := fmt.Sprintf("token-%d", i+1); string(c.Password) != want || c.CleanStart {
+				t.Errorf("CONNECT with %s, clean start %t; want %s in the same session", c.Password, c.CleanStart, want)
+			}
+			synctest.Wait()
+			r.submit(dev, fmt.Sprint(2*i), fmt.Sprint(2*i+1))
+			renewed := time.Now()
+			r.Renew()
+			r.Renew() // it is one renewal
+			if next = p.serve(next); next != 2*i+2 {
+				t.Errorf("%d readings, want %d", next, 2*i+2)
+			}
+			if d := time.Since(renewed); d != 0 {
+				t.Errorf("took %s", d)
+			}
+			p, c = srv.next()
+			p.connack(0, true, nil)
+			time.Sleep(time.Hour)
+		}
+		if n := srv.dialed(); n != 6 {
+			t.Errorf("%d connections, want 6", n)
+		}
+		if st := r.State(); !st.Up || time.Until(st.TokenExpires) != 47*time.Hour {
+			t.Errorf("state %+v", st)
+		}
+		r.told("down")
+		r.held(0)
+	})
+}
+
+// Credentials that last for ever need no renewal.
+func TestRenewWithoutExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		r := start(t, srv, nil)
+		p := srv.accept(false)
+		synctest.Wait()
+		r.Renew()
+		time.Sleep(time.Hour)
+		p.silent()
+		if srv.dialed() != 1 || r.minted() != 1 {
+			t.Errorf("%d connections, credentials asked for %d times", srv.dialed(), r.minted())
+		}
+	})
+}
+
+// Without a connection Renew ends the pause, with any credentials.
+func TestRenewEndsThePause(t *testing.T) {
+	for name, change := range map[string]func(*Options){"expiring": renewIn(time.Hour), "for ever": func(*Options) {}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(t)
+				srv.setAway(errAway)
+				r := start(t, srv, func(o *Options) {
+					change(o)
+					// What the pause is, is left to chance: it is not below a minute in practice.
+					o.Backoff = Backoff{Min: 10000 * time.Hour, Max: 10000 * time.Hour}
+				})
+				for i := range 3 {
+					synctest.Wait()
+					if n := srv.dialed(); n != i+1 {
+						t.Fatalf("%d attempts, want %d", n, i+1)
+					}
+					time.Sleep(time.Minute)
+					if i == 2 {
+						srv.setAway(nil)
+					}
+					r.Renew()
+				}
+				began := time.Now()
+				p := srv.accept(false)
+				if d := time.Since(began); d != 0 {
+					t.Errorf("came after %s", d)
+				}
+				r.submit(dev, "1")
+				p.puback(p.publish("1").PacketID, 0)
+				time.Sleep(time.Minute)
+				p.silent() // that was all it did
+				r.held(0)
+			})
+		})
+	}
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,9 @@ func TestSessionLost(t *testing.T) {
 		synctest.Wait()
 		p.silent()
 		r.held(0)
+		if lost := r.queues[dev].losses(); !slices.Equal(lost, []string{"0", "1", "3", "4", "5"}) {
+			t.Errorf("lost %q, want what was in flight, in order", lost)
+		}
 	})
 }
 
@@ -303,6 +307,9 @@ func TestStopSettles(t *testing.T) {
 			t.Errorf("Run ended after %s, want %s", d, settleTimeout)
 		}
 		r.held(2)
+		if lost := r.queues[dev].losses(); !slices.Equal(lost, []string{"3"}) {
+			t.Errorf("lost %q, want 3", lost)
+		}
 		if s := r.Trouble(); s != "the gateway is stopping" {
 			t.Errorf("trouble %q", s)
 		}

@@ -33,8 +33,19 @@ type Options struct {
 
 	// Subscribe lists the devices whose downlinks are wanted.
 	Subscribe []bridge.DeviceID
-	// Downlinks gets them; see bridge.Bridge.Downlink. It must not block.
-	Downlinks func(d bridge.Downlink, done func())
+	// Downlinks gets them; see bridge.Bridge.Downlink. PUBACKs and other
+	// downlinks of this session wait while it runs.
+	Downlinks func(d bridge.Downlink, o bridge.Origin, done func())
+	// Acked is told, if set, that the PUBACK of a downlink has been sent.
+	Acked func(session string, packetID uint16)
+	// Forgotten is told, if set, that the broker has no session of ours (any
+	// more).
+	Forgotten func(session string)
+	// Down is told, if set, that the session has lost its connection or could
+	// not get one, once per change.
+	Down func(*Session)
+	// Counts, if set, count what happens. The sessions of a connector share them.
+	Counts *Counts
 
 	// Connector names the session's connector in logs.
 	Connector string
@@ -47,6 +58,9 @@ type Options struct {
 	ReceiveMaximum uint16
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
+	// When is a reading's time, or zero if it is not known, as of one that came
+	// in an earlier boot before the clock was set. Default: Reading.Time.
+	When func(*bridge.Reading) time.Time
 	// Gateway is this machine's name in the user properties.
 	Gateway string
 	// Secrets are removed from what the broker says, because a reason string
@@ -70,6 +84,7 @@ type Session struct {
 	log    *slog.Logger
 	window *window
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
+	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
 	subscribed bool         // owned by Run
 	unasked    atomic.Int32 // downlinks at QoS 0 that are being delivered
@@ -99,6 +114,9 @@ func New(o Options) (*Session, error) {
 	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !strings.HasSuffix(o.Topics.Downlink, "/#")) {
 		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# and a handler")
 	}
+	if o.When == nil {
+		o.When = func(r *bridge.Reading) time.Time { return r.Time }
+	}
 	if o.KeepAlive <= 0 {
 		o.KeepAlive = time.Minute
 	}
@@ -123,12 +141,25 @@ func New(o Options) (*Session, error) {
 		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
 		window:  newWindow(int(o.ReceiveMaximum)),
 		wake:    make(chan struct{}, 1),
+		renew:   make(chan struct{}, 1),
 		trouble: "not connected to the broker yet",
 	}
 	s.window.changed = s.signal
 	s.window.downlinks = s.downlink
+	s.window.acked = func(packetID uint16) {
+		if o.Acked != nil {
+			o.Acked(o.ClientID, packetID)
+		}
+	}
 	s.window.onPuback = func(code byte, reason string) (bridge.Outcome, bool) {
-		return puback(code, s.scrub(reason))
+		o.Counts.puback(code)
+		out, reconnect := puback(code, s.scrub(reason))
+		if code == 0x87 && s.State().TokenExpires.IsZero() {
+			// No token can have run out, and the connection may be shared with
+			// devices that are in good order.
+			reconnect = false
+		}
+		return out, reconnect
 	}
 	return s, nil
 }
@@ -165,6 +196,16 @@ func (s *Session) putBack(src bridge.Source) {
 func (s *Session) signal() {
 	select {
 	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Renew asks for fresh credentials before those in use run out, because the
+// clock that they were made by was wrong, say. Without a connection it ends the
+// pause before the next attempt.
+func (s *Session) Renew() {
+	select {
+	case s.renew <- struct{}{}:
 	default:
 	}
 }
@@ -233,13 +274,17 @@ func (s *Session) Run(ctx context.Context) error {
 			attempt = 1
 		}
 		pause := s.opts.Backoff.wait(attempt, err)
+		s.opts.Counts.reconnect(causeOf(err))
 		s.report(err, pause)
 		select {
 		case <-time.After(pause):
+		case <-s.renew:
 		case <-ctx.Done():
 		}
 	}
-	s.setDown("the gateway is stopping")
+	if s.setDown("the gateway is stopping") && s.opts.Down != nil {
+		s.opts.Down(s)
+	}
 	return nil
 }
 
@@ -249,6 +294,9 @@ func (s *Session) report(err error, pause time.Duration) {
 	level := slog.LevelDebug
 	if s.setDown(text) {
 		level = slog.LevelWarn
+		if s.opts.Down != nil {
+			s.opts.Down(s)
+		}
 	}
 	s.log.Log(context.Background(), level, "session down", "error", text, "retry_in", pause.Round(time.Millisecond))
 }

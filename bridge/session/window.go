@@ -26,7 +26,8 @@ type window struct {
 	limit     int // our own bound of what is in flight
 	downlinks func(*packets.Publish) (handled bool)
 	onPuback  func(code byte, reason string) (bridge.Outcome, bool)
-	changed   func() // room or trouble: the pump should look again; never blocks
+	acked     func(packetID uint16) // a downlink's PUBACK has been written; called with mu held
+	changed   func()                // room or trouble: the pump should look again; never blocks
 
 	mu        sync.Mutex // guards what follows
 	conn      io.Writer  // nil while there is no connection
@@ -40,6 +41,7 @@ type window struct {
 	reconnect bool // a PUBACK asked for it
 	acks      []*ack
 	lost      *packets.Disconnect // the server's DISCONNECT on this connection
+	suspects  suspects
 }
 
 // flight is a publish without its PUBACK.
@@ -58,12 +60,16 @@ type ack struct {
 	done   bool
 }
 
+// maxWindow leaves packet ids for SUBSCRIBE.
+const maxWindow = 60_000
+
 func newWindow(limit int) *window {
 	return &window{
-		limit:   limit,
+		limit:   min(limit, maxWindow),
 		flights: map[uint16]*flight{},
 		subs:    map[uint16]chan<- packets.ControlPacket{},
 		changed: func() {},
+		acked:   func(uint16) {},
 	}
 }
 
@@ -79,6 +85,10 @@ func (w *window) ConAckReceived(conn io.Writer, _ *packets.Connect, ca *packets.
 		return errRefused
 	}
 	w.mu.Lock()
+	culprit, verdict := w.convict()
+	if culprit != nil {
+		defer culprit.source.Resolve(culprit.entry, verdict)
+	}
 	w.conn, w.max, w.sent = conn, w.limit, 0
 	w.reconnect, w.lost = false, nil
 	if p := ca.Properties; p != nil && p.ReceiveMaximum != nil {
@@ -139,7 +149,7 @@ func (w *window) resume(now time.Time) bool {
 	w.mu.Lock()
 	conn := w.conn
 	var again []*flight
-	for len(w.resend) > 0 && conn != nil && w.sent < w.max {
+	for len(w.resend) > 0 && conn != nil && w.sent < w.allowed() {
 		f := w.resend[0]
 		w.resend = w.resend[1:]
 		if w.flights[f.packet.PacketID] != f {
@@ -164,7 +174,15 @@ func (w *window) room() int {
 	if w.conn == nil || w.reconnect || len(w.resend) > 0 {
 		return 0
 	}
-	return w.max - w.sent
+	return w.allowed() - w.sent
+}
+
+// allowed is how many publishes may be in flight. It is called with mu held.
+func (w *window) allowed() int {
+	if w.suspects.any() {
+		return 1
+	}
+	return w.max
 }
 
 // publish sends an entry. The caller has asked for room before and is the only
@@ -287,6 +305,7 @@ func (w *window) acknowledged(p *packets.Puback) {
 		return // not ours, or answered twice
 	}
 	delete(w.flights, p.PacketID)
+	w.suspects.clear(f)
 	if !f.sentAt.IsZero() {
 		w.sent--
 	}
@@ -355,15 +374,30 @@ func (w *window) delivered(p *packets.Publish) {
 // flushAcks acknowledges the downlinks that are done and have none before them
 // that is not.
 func (w *window) flushAcks() {
+	var sent []uint16
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.acks) > 0 && w.acks[0].done && w.acks[0].seen && w.conn != nil {
-		pa := packets.Puback{PacketID: w.acks[0].packet.PacketID, Properties: &packets.Properties{}}
+	for _, a := range w.acks {
+		if !a.done || !a.seen || w.conn == nil {
+			break
+		}
+		pa := packets.Puback{PacketID: a.packet.PacketID, Properties: &packets.Properties{}}
 		cp := packets.ControlPacket{FixedHeader: packets.FixedHeader{Type: packets.PUBACK}, Content: &pa}
-		_, _ = cp.WriteTo(w.conn)
-		w.acks[0] = nil
-		w.acks = w.acks[1:]
+		if _, err := cp.WriteTo(w.conn); err != nil {
+			break
+		}
+		sent = append(sent, a.packet.PacketID)
 	}
+	// A connection gathers packets, so only this tells whether they are out.
+	if c, ok := w.conn.(interface{ sync() error }); ok && len(sent) > 0 && c.sync() != nil {
+		sent = nil // the broker repeats them on the next connection
+	}
+	clear(w.acks[:len(sent)])
+	w.acks = w.acks[len(sent):]
+	// Before anything else is received: the ids can come anew now.
+	for _, id := range sent {
+		w.acked(id)
+	}
+	w.mu.Unlock()
 }
 
 // close ends the session: whatever is in flight is lost to it.

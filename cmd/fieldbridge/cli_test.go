@@ -163,7 +163,7 @@ func TestConfigComesFromTheEnvironment(t *testing.T) {
 
 func TestRunStopsInOrder(t *testing.T) {
 	c := startCLI(t, "run", "--config", writeConfig(t,
-		"log = { format = \"json\" }\n[http]\nlisten = \"127.0.0.1:0\"\n"+secretConfig("127.0.0.1:1"), secretFiles()))
+		"state_dir = \"state\"\nlog = { format = \"json\" }\n[http]\nlisten = \"127.0.0.1:0\"\n"+secretConfig("127.0.0.1:1"), secretFiles()))
 	c.says(t, `"msg":"ready"`)
 	if code := c.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -184,7 +184,7 @@ func TestRunFailsOnATakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	path := writeConfig(t, "[http]\nlisten = \""+taken.Addr().String()+"\"\n"+secretConfig("127.0.0.1:1"), secretFiles())
+	path := writeConfig(t, "state_dir = \"state\"\n[http]\nlisten = \""+taken.Addr().String()+"\"\n"+secretConfig("127.0.0.1:1"), secretFiles())
 	code, _, stderr := cli("run", "--config", path)
 	if code != 1 || !strings.Contains(stderr, "http: ") || !strings.Contains(stderr, taken.Addr().String()) {
 		t.Errorf("exit code %d, stderr %q", code, stderr)

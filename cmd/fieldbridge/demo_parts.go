@@ -96,6 +96,9 @@ func newDemoParts() (p *demoParts, err error) {
 }
 
 const demoConfig = `# what "fieldbridge demo" runs with
+state_dir = "state"
+[spool]
+min_free = "1MiB"
 [http]
 listen = "127.0.0.1:0"
 

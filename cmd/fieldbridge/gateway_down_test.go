@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/devbroker"
@@ -112,44 +112,51 @@ func TestDownlinks(t *testing.T) {
 	}
 }
 
-func TestDownlinkIsAcknowledgedAfterTheWebhook(t *testing.T) {
+// TestDownlinkIsStoredBeforeItIsAcknowledged has a target that takes nothing: the
+// broker is rid of the downlinks, a restart keeps them, and each is delivered
+// once, in order.
+func TestDownlinkIsStoredBeforeItIsAcknowledged(t *testing.T) {
 	s := newSite(t)
-	release := make(chan int)
+	var open atomic.Bool
 	hook := newWebhook(t, func(hookCall) int {
-		select {
-		case status := <-release:
-			return status
-		case <-t.Context().Done(): // the test has failed
-			return http.StatusServiceUnavailable
+		if open.Load() {
+			return http.StatusNoContent
 		}
+		return http.StatusServiceUnavailable
 	})
 	g := startGateway(t, s.config("", "", fmt.Sprintf(routesText, hook.URL, openPTY(t).Path, openPTY(t).Path)), s.Files)
 	g.awaitUp()
 	call := func(body string) hookCall { return hookCall{"/valve", "text/plain", "pump-1", "valve", body} }
-	for _, body := range []string{"first", "second"} {
+	bodies := []string{"first", "second", "third"}
+	for _, body := range bodies {
 		s.down(devbroker.Message{Device: "pump-1", Subtopic: "valve", ContentType: "text/plain", Payload: []byte(body)})
 	}
-	for i, status := range []int{http.StatusServiceUnavailable, http.StatusOK, http.StatusNoContent} {
-		want := []int{2, 2, 1}[i]
-		select {
-		case release <- status: // the call is at the webhook now
-		case <-time.After(patience):
-			t.Fatal("the webhook was not called")
-		}
-		hook.want(call([]string{"first", "first", "second"}[i]))
-		if i == 0 {
-			// An answer of 503 is not a delivery.
-			eventually(t, "the warning", func() bool { return strings.Contains(g.Logs.String(), "downlink not delivered yet") })
-			if n := s.Broker.Pending("pump-1"); n != want {
-				t.Errorf("%d downlinks are not acknowledged, want %d", n, want)
-			}
-			continue
-		}
-		eventually(t, "the acknowledgement", func() bool { return s.Broker.Pending("pump-1") == want-1 })
+	eventually(t, "the acknowledgements", func() bool { return s.Broker.Pending("pump-1") == 0 })
+	if got := g.gw.spool.Stats().Downlinks; got != 3 {
+		t.Errorf("%d downlinks in the spool, want 3", got)
+	}
+	hook.want(call("first")) // and answered 503
+	eventually(t, "the warning", func() bool { return strings.Contains(g.Logs.String(), "downlink not delivered yet") })
+
+	g.stop()
+	for len(hook.Calls) > 0 {
+		hook.want(call("first")) // nothing overtakes it
+	}
+	open.Store(true)
+	g = g.restart()
+	for _, body := range bodies {
+		hook.want(call(body))
+	}
+	eventually(t, "no downlink in the spool", func() bool { return g.gw.spool.Stats().Downlinks == 0 })
+	g = g.restart()
+	g.awaitUp()
+	g.stop()
+	if left := len(hook.Calls); left > 0 {
+		t.Errorf("%d deliveries too many", left)
 	}
 }
 
-func TestDownlinkIsAcknowledgedAfterTheSerialPort(t *testing.T) {
+func TestDownlinkToAPortThatTakesNothing(t *testing.T) {
 	s := newSite(t)
 	port := openDeafPTY(t)
 	g := startGateway(t, s.config("", "", fmt.Sprintf(routesText, "http://127.0.0.1:1", port.Path, openPTY(t).Path)), s.Files)
@@ -159,18 +166,19 @@ func TestDownlinkIsAcknowledgedAfterTheSerialPort(t *testing.T) {
 	line := strings.Repeat("x", 199) + "\n"
 	const lines = 1000
 	s.down(devbroker.Message{Device: "pump-1", Subtopic: "display/1", ContentType: "text/plain", Payload: []byte(strings.Repeat(line, lines))})
-	a := g.post("pump-1", "", "text/plain", "meanwhile") // by then, the downlink is at the gateway
-	if a.Status != http.StatusOK {
+	// It is stored, so the broker need not wait for the port, nor do readings.
+	eventually(t, "the acknowledgement", func() bool { return s.Broker.Pending("pump-1") == 0 })
+	if a := g.post("pump-1", "", "text/plain", "meanwhile"); a.Status != http.StatusOK {
 		t.Errorf("answer %+v", a)
 	}
-	if n := s.Broker.Pending("pump-1"); n != 1 {
-		t.Errorf("%d downlinks are not acknowledged, want 1", n)
+	if got := g.gw.spool.Stats().Downlinks; got != 1 {
+		t.Errorf("%d downlinks in the spool, want 1", got)
 	}
 	port.listen()
 	for range lines {
 		port.want(strings.TrimSuffix(line, "\n"))
 	}
-	eventually(t, "the acknowledgement", func() bool { return s.Broker.Pending("pump-1") == 0 })
+	eventually(t, "no downlink in the spool", func() bool { return g.gw.spool.Stats().Downlinks == 0 })
 }
 
 func TestDownlinksWaitForTheGateway(t *testing.T) {
@@ -188,7 +196,7 @@ func TestDownlinksWaitForTheGateway(t *testing.T) {
 			}
 		}
 	}
-	startGateway(t, text, s.Files)
+	g.restart()
 	got := map[bridge.DeviceID]string{}
 	for range 6 {
 		call := hook.next()

@@ -2,11 +2,18 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"fieldbridge/bridge/devbroker"
 )
@@ -41,22 +48,11 @@ func writeLines(n *numbered, port *testPTY, count int) (last string) {
 	return last
 }
 
-// expect503 checks a "not now".
-func expect503(t *testing.T, a answer, detail string) {
+// expectStored checks an answer that says that the spool has the reading.
+func expectStored(t *testing.T, a answer) {
 	t.Helper()
-	if a.Status != http.StatusServiceUnavailable || a.Type != "application/problem+json" {
-		t.Errorf("answer %+v, want 503 as a problem", a)
-	}
-	if a.RetryAfter == "" || a.RetryAfter == "0" {
-		t.Errorf("answer %+v has no Retry-After", a)
-	}
-	if !strings.Contains(a.Detail, detail) {
-		t.Errorf("detail %q does not contain %q", a.Detail, detail)
-	}
-	for _, secret := range []string{yardSecret, "eyJ"} {
-		if strings.Contains(a.Detail, secret) {
-			t.Errorf("detail %q shows a secret", a.Detail)
-		}
+	if a.Status != http.StatusAccepted || a.State != "stored" || uuid.Validate(a.ID) != nil {
+		t.Errorf("answer %+v, want 202, stored", a)
 	}
 }
 
@@ -70,19 +66,17 @@ func TestWrongCredentialsHarmNobodyElse(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
-			files := map[string]string{}
-			for name, content := range s.Files {
-				files[name] = content
-			}
+			files := maps.Clone(s.Files)
 			files[c.file] = c.content
 			if c.content == "" {
 				files[c.file] = newKey(t, "ES256")
 			}
-			g := startGateway(t, "ack_timeout = \"3s\"\n"+s.config("", "", devicesText), files)
-			eventually(t, "the refusal", func() bool { return strings.Contains(g.Logs.String(), "session down") })
-			var broken answer
-			var slow sync.WaitGroup
-			slow.Go(func() { broken = g.post(c.broken, "", "text/plain", "x") })
+			g := startGateway(t, s.config("", "", devicesText), files)
+			for _, part := range []string{"session down", "0x86 (bad user name or password)", "check that the device's public key"} {
+				eventually(t, part+" in the log", func() bool { return strings.Contains(g.Logs.String(), part) })
+			}
+			g.awaitSessions(2)
+			expectStored(t, g.post(c.broken, "", "text/plain", "x"))
 			want := map[seen]int{}
 			for range 3 {
 				for device := range deviceTopics {
@@ -95,12 +89,17 @@ func TestWrongCredentialsHarmNobodyElse(t *testing.T) {
 					want[seen{device, topicOf(device, ""), "text/plain", "x", 1, 1, false}]++
 				}
 			}
-			slow.Wait()
-			expect503(t, broken, "0x86 (bad user name or password)")
-			if !strings.Contains(broken.Detail, "check that the device's public key") {
-				t.Errorf("detail %q does not say what to do", broken.Detail)
-			}
 			expectReadings(t, s, want)
+
+			// With the right one, what has waited goes out.
+			g.stop()
+			if err := os.WriteFile(filepath.Join(filepath.Dir(g.Path), c.file), []byte(s.Files[c.file]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			g = g.restart()
+			want[seen{c.broken, topicOf(c.broken, ""), "text/plain", "x", 1, 1, false}]++
+			expectReadings(t, s, want)
+			g.awaitEmpty()
 		})
 	}
 }
@@ -115,6 +114,7 @@ func TestRefusedReading(t *testing.T) {
 		return 0
 	})
 	g := startGateway(t, s.config("", "", fmt.Sprintf(scaleText, port.Path)), s.Files)
+	g.awaitUp()
 	for _, device := range []string{"pump-1", "app"} {
 		a := g.post(device, "alerts", "text/plain", "bad")
 		if a.Status != http.StatusUnprocessableEntity || a.ReasonCode != 0x99 || a.RetryAfter != "" ||
@@ -127,9 +127,11 @@ func TestRefusedReading(t *testing.T) {
 	}
 	port.write("bad line\ngood line\n")
 	eventually(t, "the reading behind the refused one", func() bool { return len(s.messages("pump-1")) == 2 })
-	eventually(t, "a line in the log", func() bool {
-		return strings.Contains(g.Logs.String(), "reading refused by the broker, dropped")
-	})
+	// Who was told keeps the reading; nobody was told about the line.
+	eventually(t, "a dead letter", func() bool { return len(g.deadReadings()) > 0 })
+	if diff := cmp.Diff(map[string]byte{"bad line": 0x99}, g.deadReadings()); diff != "" {
+		t.Errorf("dead letters (-want +got):\n%s", diff)
+	}
 	if n := len(s.Broker.Connects()); n != 3 {
 		t.Errorf("%d CONNECTs: a refused reading is no reason to reconnect", n)
 	}
@@ -142,13 +144,20 @@ func TestBrokerComesLater(t *testing.T) {
 	s.Addr, listen = reservedAddr(t)
 	port := openPTY(t)
 	n := newNumbered()
-	g := startGateway(t, "ack_timeout = \"500ms\"\n"+s.config("", "", fmt.Sprintf(scaleText, port.Path)), s.Files)
+	g := startGateway(t, s.config("", "", fmt.Sprintf(scaleText, port.Path)), s.Files)
 	g.awaitPorts()
 	writeLines(n, port, 20)
-	for _, device := range []string{"pump-2", "app"} {
-		payload := n.next(device)
-		expect503(t, g.post(device, "", "text/plain", payload), "connect to "+s.Addr)
-		n.deny(payload)
+	g.awaitSpooled(20)
+	const posted = 10
+	for range posted {
+		for _, device := range []string{"pump-1", "pump-2", "app"} {
+			// ack_timeout would make it 30 s.
+			began := time.Now()
+			expectStored(t, g.post(device, "", "text/plain", n.next(device)))
+			if took := time.Since(began); took > patience/2 {
+				t.Errorf("the answer took %s: the broker was waited for", took)
+			}
+		}
 	}
 	ready, err := g.client.Get("http://" + g.HTTP + "/readyz")
 	if err != nil {
@@ -158,24 +167,23 @@ func TestBrokerComesLater(t *testing.T) {
 	if ready.StatusCode != http.StatusOK {
 		t.Errorf("not ready (%d) because the broker is away", ready.StatusCode)
 	}
+	if got := g.gw.spool.Stats().Readings; got != 20+3*posted {
+		t.Errorf("%d readings in the spool, want %d", got, 20+3*posted)
+	}
 	if len(s.Broker.Messages()) > 0 {
 		t.Fatal("the broker was there already")
 	}
 
 	s.serve(listen(), func(c net.Conn) net.Conn { return c })
-	s.await("pump-1", 20)
+	s.await("pump-1", 20+posted)
+	g.awaitUp()
+	g.awaitEmpty()
 	for _, device := range []string{"pump-2", "app"} {
-		eventually(t, "a 200 for "+device, func() bool {
-			payload := n.next(device)
-			a := g.post(device, "", "text/plain", payload)
-			if a.Status != http.StatusOK {
-				n.deny(payload)
-			}
-			return a.Status == http.StatusOK
-		})
+		if a := g.post(device, "", "text/plain", n.next(device)); a.Status != http.StatusOK {
+			t.Errorf("%s: answer %+v", device, a)
+		}
 	}
-	writeLines(n, port, 20)
-	s.await("pump-1", 40)
+	s.awaitPayload(writeLines(n, port, 20))
 	g.stop()
 	n.check(t, payloadsOf(s.Broker.Messages()), false)
 }
@@ -191,21 +199,22 @@ func TestFrozenBroker(t *testing.T) {
 	s.await("pump-1", 5)
 
 	s.Broker.Freeze()
-	// On the scale's own device too: what was denied may arrive, but in its place.
-	for _, device := range []string{"pump-1", "app"} {
-		payload := n.next(device)
-		expect503(t, g.post(device, "", "text/plain", payload), "the broker did not acknowledge the reading within 500ms")
-		n.deny(payload)
+	began := time.Now()
+	expectStored(t, g.post("app", "", "text/plain", n.next("app")))
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("the answer came after %s, before ack_timeout was over", took)
 	}
+	expectStored(t, g.post("pump-1", "", "text/plain", n.next("pump-1")))
 	writeLines(n, port, 100) // more than the window of 32
-	eventually(t, "readings to wait", func() bool { return g.gw.bridge.Held() >= 100 })
+	g.awaitSpooled(102)
+	// Behind a backlog nobody waits for the broker.
+	expectStored(t, g.post("pump-1", "", "text/plain", n.next("pump-1")))
 	if got := len(s.messages("pump-1")); got != 5 {
 		t.Fatalf("the broker got %d readings while it was frozen", got)
 	}
 	s.Broker.Thaw()
-	eventually(t, "no reading to wait", func() bool { return g.gw.bridge.Held() == 0 })
-	last := writeLines(n, port, 5)
-	s.awaitPayload(last)
+	g.awaitEmpty()
+	s.awaitPayload(writeLines(n, port, 5))
 	g.stop()
 	n.check(t, payloadsOf(s.Broker.Messages()), false)
 }
@@ -228,7 +237,7 @@ func TestForgottenSessions(t *testing.T) {
 		s.down(devbroker.Message{Device: "pump-1", ContentType: "text/plain", Payload: fmt.Appendf(nil, "TARE %d", round)})
 		port.want(fmt.Sprintf("TARE %d", round))
 	}
-	eventually(t, "no reading to wait", func() bool { return g.gw.bridge.Held() == 0 })
+	g.awaitEmpty()
 	g.stop()
 	n.check(t, payloadsOf(s.Broker.Messages()), true)
 	for _, c := range s.connectsOf("pump-1") {
@@ -251,7 +260,7 @@ func TestLostConnections(t *testing.T) {
 		s.Broker.DropAll()
 		s.await("pump-1", 50*round)
 	}
-	eventually(t, "no reading to wait", func() bool { return g.gw.bridge.Held() == 0 })
+	g.awaitEmpty()
 	g.stop()
 	n.check(t, payloadsOf(s.Broker.Messages()), true)
 	for i, c := range s.connectsOf("pump-1") {
@@ -296,29 +305,38 @@ func TestShutdownWaitsForTheBroker(t *testing.T) {
 	}
 	g.wait()
 	n.check(t, payloadsOf(s.Broker.Messages()), false)
-	if log := g.Logs.String(); strings.Contains(log, "readings are lost") || !strings.Contains(log, "stopped") {
+	if log := g.Logs.String(); strings.Contains(log, "is lost") || !strings.Contains(log, "stopped") {
 		t.Errorf("the log says something else:\n%s", log)
 	}
 }
 
-func TestShutdownWithoutBrokerTellsWhatIsLost(t *testing.T) {
+// TestShutdownWithoutBroker has readings in every place when SIGTERM comes: in
+// flight, waiting, and with a sender who waits for the answer.
+func TestShutdownWithoutBroker(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	port := openPTY(t)
-	g := startGateway(t, "ack_timeout = \"500ms\"\n"+s.config("", "", fmt.Sprintf(scaleText, port.Path)), s.Files)
+	n := newNumbered()
+	g := startGateway(t, "ack_timeout = \"2s\"\n"+s.config("", "", fmt.Sprintf(scaleText, port.Path)), s.Files)
 	g.awaitUp()
 	s.Broker.Freeze()
-	port.write("1 kg\n2 kg\n3 kg\n")
+	writeLines(n, port, 50)
 	var posted answer
 	var slow sync.WaitGroup
-	slow.Go(func() { posted = g.post("app", "", "text/plain", "x") })
-	eventually(t, "readings to wait", func() bool { return g.gw.bridge.Held() == 4 })
+	slow.Go(func() { posted = g.post("app", "", "text/plain", n.next("app")) })
+	eventually(t, "all readings held", func() bool { return g.gw.bridge.Held() == 51 })
 	g.cancel()
 	slow.Wait()
-	expect503(t, posted, "the broker did not acknowledge the reading within 500ms")
+	expectStored(t, posted)
 	g.wait()
-	if log := g.Logs.String(); !strings.Contains(log, "level=ERROR msg=\"readings are lost") {
-		t.Errorf("the log does not tell of the loss:\n%s", log)
+	if log := g.Logs.String(); strings.Contains(log, "is lost") {
+		t.Errorf("the log tells of a loss:\n%s", log)
 	}
 	s.Broker.Thaw()
+	g = g.restart()
+	s.awaitPayload(writeLines(n, port, 10))
+	g.awaitEmpty()
+	g.stop()
+	// The broker may have what was in flight without having said so.
+	n.check(t, payloadsOf(s.Broker.Messages()), true)
 }

@@ -31,9 +31,9 @@ id = "app"
 connector = "yard"
 `
 
-// samples are a payload for each content type, with its decoding on a serial
+// payloadKinds are a payload for each content type, with its decoding on a serial
 // port and the payload format indicator it must have.
-var samples = []struct {
+var payloadKinds = []struct {
 	contentType, decode, payload string
 	format                       byte
 }{
@@ -84,6 +84,7 @@ func topicOf(device, subtopic string) string {
 func TestReadingsOverHTTP(t *testing.T) {
 	s := newSite(t)
 	g := startGateway(t, s.config("", "", devicesText), s.Files)
+	g.awaitUp()
 	want := map[seen]int{}
 	post := func(device, sub, contentType, payload string, expected seen) {
 		t.Helper()
@@ -96,7 +97,7 @@ func TestReadingsOverHTTP(t *testing.T) {
 	}
 	for device := range deviceTopics {
 		for _, sub := range subtopics {
-			for _, c := range samples {
+			for _, c := range payloadKinds {
 				post(device, sub, c.contentType, c.payload, seen{ContentType: c.contentType, Format: c.format})
 			}
 		}
@@ -122,7 +123,7 @@ func TestReadingsOverSerial(t *testing.T) {
 	want := map[seen]int{}
 	for device := range deviceTopics {
 		for _, sub := range subtopics {
-			for _, c := range samples {
+			for _, c := range payloadKinds {
 				p := openPTY(t)
 				sensors = append(sensors, sensor{p, c.payload})
 				fmt.Fprintf(&text, "[[serial]]\nname = \"port-%d\"\nport = %q\ndecode = %q\ndevice = %q\nsubtopic = %q\ncontent_type = %q\n",
@@ -202,6 +203,7 @@ port = %q
 device = "app"
 subtopic = "scale"
 `, port.Path), s.Files)
+	g.awaitUp()
 	a, err := postTo(g.client, g.url("app", "")+"?timestamp=2024-02-29T12:00:00.250%2B01:00", "text/plain", "x")
 	if err != nil || a.Status != http.StatusOK {
 		t.Fatalf("answer %+v, %v", a, err)
@@ -232,6 +234,7 @@ name = "scale"
 port = %q
 device = "pump-1"
 `, port.Path)+"\n[http]\nlisten = \"127.0.0.1:0\"\nmax_body = \"1KiB\"\n", s.Files)
+	g.awaitUp()
 	for _, c := range []struct {
 		device string
 		size   int
@@ -270,6 +273,7 @@ func TestUnlistedDevices(t *testing.T) {
 		t.Run(c.keys, func(t *testing.T) {
 			s := newSite(t)
 			g := startGateway(t, s.config("", c.keys, devicesText), s.Files)
+			g.awaitUp()
 			a := g.post("visitor%207", "door", "text/plain", "open")
 			if a.Status != c.status {
 				t.Errorf("answer %+v", a)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,9 +20,20 @@ import (
 	"go.uber.org/goleak"
 
 	"fieldbridge/bridge/config"
+	"fieldbridge/bridge/spool"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// daemonVariable makes this test's binary the program itself, so that tests can
+// kill it.
+const daemonVariable = "FIELDBRIDGE_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(daemonVariable) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds every wait of a test; it only passes when a test fails.
 const patience = 30 * time.Second
@@ -83,12 +95,15 @@ func writeConfig(t *testing.T, text string, files map[string]string) (path strin
 // testGateway is a gateway that runs in this process, as "fieldbridge run" runs
 // it.
 type testGateway struct {
+	// Path is its configuration's.
+	Path string
 	// HTTP is the host:port of its endpoint.
 	HTTP string
 	// Logs is everything it logs, from level DEBUG on.
 	Logs *logBuffer
 
 	t      *testing.T
+	files  map[string]string // of its configuration
 	gw     *gateway
 	client *http.Client
 	cancel context.CancelFunc
@@ -97,26 +112,45 @@ type testGateway struct {
 }
 
 // startGateway runs a gateway with this configuration until stop, or the test's
-// end. A free port is listened on unless the text says otherwise, and
-// ack_timeout is long, so that a slow machine fails no test. Relative names in
-// the configuration are those of files: name to content.
+// end. A free port is listened on unless the text says otherwise, ack_timeout is
+// long, so that a slow machine fails no test, and the state is beside the
+// configuration. Relative names in the configuration are those of files: name to
+// content.
 //
 // At its end every log line is searched for what is in those files (but public
 // keys and certificates) and for anything like a token.
 func startGateway(t *testing.T, configText string, files map[string]string) *testGateway {
 	t.Helper()
-	if !strings.Contains(configText, "ack_timeout") {
-		configText = "ack_timeout = \"30s\"\n" + configText
+	return runGateway(t, writeConfig(t, complete(configText), files), files)
+}
+
+// complete adds what nearly every test wants to a configuration.
+func complete(text string) string {
+	if !strings.Contains(text, "ack_timeout") {
+		text = "ack_timeout = \"30s\"\n" + text
 	}
-	if !strings.Contains(configText, "[http]") {
-		configText += "\n[http]\nlisten = \"127.0.0.1:0\"\n"
+	if !strings.Contains(text, "state_dir") {
+		text = "state_dir = \"state\"\n" + text
 	}
-	cfg, err := config.Load(writeConfig(t, configText, files))
+	if !strings.Contains(text, "[spool]") {
+		text += "\n[spool]\nmin_free = \"1MiB\"\n"
+	}
+	if !strings.Contains(text, "[http]") {
+		text += "\n[http]\nlisten = \"127.0.0.1:0\"\n"
+	}
+	return text
+}
+
+// runGateway is startGateway for a configuration that is written already, which
+// another gateway may have run with.
+func runGateway(t *testing.T, path string, files map[string]string) *testGateway {
+	t.Helper()
+	cfg, err := config.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &testGateway{
-		t: t, Logs: &logBuffer{}, done: make(chan struct{}),
+		Path: path, t: t, files: files, Logs: &logBuffer{}, done: make(chan struct{}),
 		client: newClient(t),
 	}
 	g.gw, err = newGateway(cfg, slog.New(slog.NewTextHandler(g.Logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -139,6 +173,17 @@ func startGateway(t *testing.T, configText string, files map[string]string) *tes
 	})
 	return g
 }
+
+// restart stops the gateway and runs another one with the same configuration and
+// state.
+func (g *testGateway) restart() *testGateway {
+	g.t.Helper()
+	g.stop()
+	return runGateway(g.t, g.Path, g.files)
+}
+
+// state is the gateway's state directory.
+func (g *testGateway) state() string { return filepath.Join(filepath.Dir(g.Path), "state") }
 
 // stop ends the gateway in order, as SIGTERM does, and waits for it. More than
 // once is fine.
@@ -176,6 +221,20 @@ func (g *testGateway) awaitUp() {
 	})
 }
 
+// awaitSessions waits until so many sessions are up.
+func (g *testGateway) awaitSessions(count int) {
+	g.t.Helper()
+	eventually(g.t, fmt.Sprintf("%d sessions up", count), func() bool {
+		up := 0
+		for _, s := range g.gw.sessions {
+			if s.State().Up {
+				up++
+			}
+		}
+		return up == count
+	})
+}
+
 // awaitPorts waits until all serial ports are open.
 func (g *testGateway) awaitPorts() {
 	g.t.Helper()
@@ -189,13 +248,47 @@ func (g *testGateway) awaitPorts() {
 	})
 }
 
+// awaitSpooled waits until the spool holds so many readings.
+func (g *testGateway) awaitSpooled(readings int) {
+	g.t.Helper()
+	eventually(g.t, fmt.Sprintf("%d readings in the spool", readings), func() bool {
+		return g.gw.spool.Stats().Readings == int64(readings)
+	})
+}
+
+// awaitEmpty waits until no reading is in memory or in the spool.
+func (g *testGateway) awaitEmpty() {
+	g.t.Helper()
+	eventually(g.t, "no reading to wait", func() bool {
+		return g.gw.bridge.Held() == 0 && g.gw.spool.Stats().Readings == 0
+	})
+}
+
+// deadReadings are the payloads of the dead letters that were readings, and the
+// reason codes they died of.
+func (g *testGateway) deadReadings() map[string]byte {
+	g.t.Helper()
+	letters, err := g.gw.spool.DeadLetters(0, 1000)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	dead := map[string]byte{}
+	for _, l := range letters {
+		if l.Kind == spool.KindReading {
+			dead[string(l.Reading.Payload)] = l.Code
+		}
+	}
+	return dead
+}
+
 // answer is what the HTTP endpoint says.
 type answer struct {
 	Status     int
 	RetryAfter string
 	Type       string // Content-Type
-	ID         string // of a 200
-	State      string // of a 200
+	ID         string // of a 2xx
+	State      string // of a 2xx
+	Applied    string // Preference-Applied
 	Detail     string // of a problem
 	ReasonCode int    // of a problem
 }
@@ -226,14 +319,21 @@ func newClient(t *testing.T) *http.Client {
 }
 
 func postTo(client *http.Client, url, contentType, body string) (answer, error) {
+	return postWith(client, url, http.Header{"Content-Type": {contentType}}, body)
+}
+
+// postWith is postTo with any headers; empty ones are left out.
+func postWith(client *http.Client, url string, header http.Header, body string) (answer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
+	for name := range header {
+		if value := header.Get(name); value != "" {
+			req.Header.Set(name, value)
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -244,7 +344,10 @@ func postTo(client *http.Client, url, contentType, body string) (answer, error) 
 	if err != nil {
 		return answer{}, err
 	}
-	a := answer{Status: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After"), Type: resp.Header.Get("Content-Type")}
+	a := answer{
+		Status: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After"), Type: resp.Header.Get("Content-Type"),
+		Applied: resp.Header.Get("Preference-Applied"),
+	}
 	return a, json.Unmarshal(data, &struct {
 		ID, State, Detail *string
 		ReasonCode        *int

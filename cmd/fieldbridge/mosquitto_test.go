@@ -63,6 +63,7 @@ type mosqOptions struct {
 	ca, cert, key  string // files: TLS
 	addr           string // "": a free port
 	extra          string // lines for mosquitto.conf
+	persistent     bool   // extra says how
 }
 
 func mosqFreeAddr(t *testing.T) string {
@@ -85,7 +86,10 @@ func mosqStart(t *testing.T, o mosqOptions) *mosqBroker {
 	}
 	b := &mosqBroker{t: t, addr: o.addr, conf: filepath.Join(dir, "mosquitto.conf"), log: &mosqLog{}}
 	b.host, b.port, _ = net.SplitHostPort(o.addr)
-	conf := fmt.Sprintf("listener %s %s\npersistence false\nlog_dest stderr\nlog_type all\n", b.port, b.host)
+	conf := fmt.Sprintf("listener %s %s\nlog_dest stderr\nlog_type all\n", b.port, b.host)
+	if !o.persistent {
+		conf += "persistence false\n"
+	}
 	if os.Geteuid() == 0 {
 		conf += "user root\n" // else it gives up its rights and cannot read the test's files
 	}
@@ -176,10 +180,16 @@ const mosqReady = "witness/ready"
 // becomes one line of topic, content type and payload.
 func (b *mosqBroker) witness() *mosqWitness {
 	b.t.Helper()
+	return b.subscribe("%t %C %p")
+}
+
+// subscribe is witness with a format and arguments of its own.
+func (b *mosqBroker) subscribe(format string, more ...string) *mosqWitness {
+	b.t.Helper()
 	b.publish(mosqReady, "ready", "-r")
 	ctx, cancel := context.WithCancel(context.Background())
-	args := append([]string{"-V", "mqttv5", "-h", b.host, "-p", b.port, "-q", "1", "-t", "#", "-F", "%t %C %p"}, b.clients...)
-	cmd := exec.CommandContext(ctx, "mosquitto_sub", args...)
+	args := append([]string{"-V", "mqttv5", "-h", b.host, "-p", b.port, "-q", "1", "-t", "#", "-F", format}, b.clients...)
+	cmd := exec.CommandContext(ctx, "mosquitto_sub", append(args, more...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		b.t.Fatal(err)
@@ -187,7 +197,7 @@ func (b *mosqBroker) witness() *mosqWitness {
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	w := &mosqWitness{t: b.t, lines: make(chan string, 100_000)}
+	w := &mosqWitness{t: b.t, lines: make(chan string, 1_000_000)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -84,7 +84,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		newRunCommand(), newDemoCommand(), newCheckCommand(), newKeysCommand(),
-		newTokenCommand(), newBrokerCommand(), newVersionCommand(),
+		newTokenCommand(), newSpoolCommand(), newBrokerCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"time"
 
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/config"
@@ -60,7 +61,13 @@ type wiring struct {
 	cfg       *config.Config
 	signers   map[bridge.DeviceID]*token.Signer
 	log       *slog.Logger
-	downlinks func(bridge.Downlink, func())
+	downlinks func(bridge.Downlink, bridge.Origin, func())
+	acked     func(session string, packetID uint16) // nil: nobody wants to know
+	forgotten func(session string)                  // nil: nobody wants to know
+	down      func(*session.Session)                // nil: nobody wants to know
+	trusted   func() error                          // nil: the clock is right
+	when      func(*bridge.Reading) time.Time       // nil: always known
+	metrics   *metrics                              // nil: nothing is counted
 }
 
 // options are those of the connector's sessions, without what tells one from
@@ -80,12 +87,17 @@ func (w *wiring) options(c *config.Connector) (session.Options, error) {
 			Downlink: session.Expand(c.DownlinkTopic, known),
 		},
 		Downlinks:      w.downlinks,
+		Acked:          w.acked,
+		Forgotten:      w.forgotten,
+		Down:           w.down,
+		Counts:         w.metrics.counts(c.Name),
 		Connector:      c.Name,
 		KeepAlive:      c.KeepAlive,
 		SessionExpiry:  c.SessionExpiry,
 		ReceiveMaximum: c.ReceiveMaximum,
 		UserProperties: c.UserProperties,
 		Gateway:        w.cfg.Gateway,
+		When:           w.when,
 		Secrets:        []bridge.Secret{c.Secret},
 		Logger:         w.log,
 	}, nil
@@ -100,6 +112,11 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 	signer := w.signers[d.ID]
 	o.ClientID = string(d.ID)
 	o.Credentials = func() (session.Credentials, error) {
+		if w.trusted != nil {
+			if err := w.trusted(); err != nil {
+				return session.Credentials{}, err
+			}
+		}
 		t, err := signer.Mint()
 		if err != nil {
 			return session.Credentials{}, err

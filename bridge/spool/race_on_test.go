@@ -1,0 +1,6 @@
+//go:build race
+
+package spool
+
+// The race detector needs several times the memory.
+const raceDetector = true

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fieldbridge/bridge/spool"
+)
+
+// collector reads the figures that the gateway's parts keep themselves, at the
+// moment of a scrape. It does not change and may be used by several scrapes at
+// the same time.
+type collector struct {
+	g *gateway
+	m *metrics
+
+	inMemory, spooledTotal                                  *prometheus.Desc
+	pubacks, sessions, reconnects, tokenExpiry              *prometheus.Desc
+	spoolReadings, spoolBytes, spoolOldest, spoolDownlinks  *prometheus.Desc
+	spoolWritten, spoolDropped, spoolDamaged, spoolSalvaged *prometheus.Desc
+	deadLetters, deadDropped                                *prometheus.Desc
+	serialFrames, serialUp, serialDropped, clockTrusted     *prometheus.Desc
+}
+
+func newCollector(g *gateway, m *metrics) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(prometheus.BuildFQName(metricsPrefix, "", name), help, labels, nil)
+	}
+	return &collector{
+		g: g, m: m,
+
+		inMemory:     desc("readings_in_memory", "Readings on their way to the broker or to the spool."),
+		spooledTotal: desc("readings_spooled_total", "Readings that were written to the spool."),
+
+		pubacks:     desc("puback_total", "PUBACKs of readings, by reason code.", "code"),
+		sessions:    desc("sessions", "MQTT sessions, by whether they are connected.", "connector", "state"),
+		reconnects:  desc("reconnects_total", "Connects after the first one, also those that failed, by what made them necessary.", "connector", "reason"),
+		tokenExpiry: desc("token_expiry_seconds", "Time until the first of the tokens in use expires; below zero once it has.", "connector"),
+
+		spoolReadings:  desc("spool_readings", "Readings that wait in the spool."),
+		spoolBytes:     desc("spool_bytes", "Bytes of the readings that wait in the spool, as max_bytes counts them."),
+		spoolOldest:    desc("spool_oldest_seconds", "Age of the oldest reading in the spool; 0 if there is none."),
+		spoolDownlinks: desc("spool_downlinks", "Downlinks that wait for their target."),
+		spoolWritten:   desc("spool_written_bytes_total", "Bytes written to the disk for the spool, about."),
+		spoolDropped:   desc("spool_dropped_total", "Readings that were accepted and then lost, by cause.", "cause"),
+		spoolDamaged:   desc("spool_damaged_total", "Rows of the spool with a wrong checksum, and databases that were set aside.", "what"),
+		spoolSalvaged:  desc("spool_salvaged_total", "Readings that were taken over from a damaged database."),
+
+		deadLetters: desc("dead_letters", "Readings and downlinks that can never be delivered, kept with the reason.", "kind"),
+		deadDropped: desc("dead_letters_dropped_total", "Dead letters that were deleted for lack of room or for their age."),
+
+		serialFrames:  desc("serial_frames_total", "Frames from a serial port, by whether they could be used.", "port", "outcome"),
+		serialUp:      desc("serial_port_up", "1 while the serial port is open.", "port"),
+		serialDropped: desc("serial_dropped_total", "Good frames from a serial port that there was no room for.", "port"),
+
+		clockTrusted: desc("clock_trusted", "1 while the wall clock is trusted: without it no token can be made."),
+	}
+}
+
+func (c *collector) descs() []*prometheus.Desc {
+	return []*prometheus.Desc{
+		c.inMemory, c.spooledTotal, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry,
+		c.spoolReadings, c.spoolBytes, c.spoolOldest, c.spoolDownlinks,
+		c.spoolWritten, c.spoolDropped, c.spoolDamaged, c.spoolSalvaged, c.deadLetters, c.deadDropped,
+		c.serialFrames, c.serialUp, c.serialDropped, c.clockTrusted,
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs() {
+		ch <- d
+	}
+}
+
+// samples sends values of one scrape.
+type samples chan<- prometheus.Metric
+
+func (s samples) count(d *prometheus.Desc, n float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, n, labels...)
+}
+
+func (s samples) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+// Collect implements prometheus.Collector. It waits for the disk.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := samples(ch)
+	trusted := c.g.clock.State().Trusted
+	s.gauge(c.clockTrusted, oneIf(trusted))
+	s.gauge(c.inMemory, float64(c.g.bridge.Held()))
+	c.ofSessions(s)
+	c.ofSpool(s, trusted)
+	for name, port := range c.g.ports {
+		st := port.Stats()
+		s.gauge(c.serialUp, oneIf(st.Up), name)
+		s.count(c.serialFrames, float64(st.FramesGood), name, "good")
+		for why, n := range st.FramesRefused {
+			s.count(c.serialFrames, float64(n), name, string(why))
+		}
+		s.count(c.serialDropped, float64(st.Dropped), name)
+	}
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// ofSessions adds up what the sessions of each connector say.
+func (c *collector) ofSessions(s samples) {
+	type sum struct {
+		up, down int
+		expires  time.Time // the nearest; zero: none does
+	}
+	sums := map[string]sum{}
+	for _, one := range c.g.sessions {
+		state, of := one.State(), sums[one.Connector()]
+		if state.Up {
+			of.up++
+		} else {
+			of.down++
+		}
+		if e := state.TokenExpires; !e.IsZero() && (of.expires.IsZero() || e.Before(of.expires)) {
+			of.expires = e
+		}
+		sums[one.Connector()] = of
+	}
+	var pubacks [256]uint64
+	for connector, counts := range c.m.sessions {
+		of := sums[connector]
+		s.gauge(c.sessions, float64(of.up), connector, "up")
+		s.gauge(c.sessions, float64(of.down), connector, "down")
+		if !of.expires.IsZero() {
+			s.gauge(c.tokenExpiry, time.Until(of.expires).Seconds(), connector)
+		}
+		for why, n := range counts.Reconnects() {
+			s.count(c.reconnects, float64(n), connector, why.String())
+		}
+		for code, n := range counts.Pubacks() {
+			pubacks[code] += n
+		}
+	}
+	for code, n := range pubacks {
+		if n > 0 || code == 0 { // a rate needs a zero to start from
+			s.count(c.pubacks, float64(n), fmt.Sprintf("0x%02X", code))
+		}
+	}
+}
+
+func (c *collector) ofSpool(s samples, trusted bool) {
+	st := c.g.spool.Stats()
+	s.gauge(c.spoolReadings, float64(st.Readings))
+	s.gauge(c.spoolBytes, float64(st.Bytes))
+	switch {
+	case st.Readings == 0:
+		s.gauge(c.spoolOldest, 0)
+	case trusted && !st.Oldest.IsZero(): // else nobody knows
+		s.gauge(c.spoolOldest, max(time.Since(st.Oldest).Seconds(), 0))
+	}
+	s.gauge(c.spoolDownlinks, float64(st.Downlinks))
+	s.count(c.spoolWritten, float64(st.WrittenBytes))
+	s.count(c.spoolDamaged, float64(st.Damaged), "row")
+	s.count(c.spoolDamaged, float64(st.Databases), "database")
+	s.count(c.spoolSalvaged, float64(st.Salvaged))
+	s.gauge(c.deadLetters, float64(st.DeadReadings), spool.KindReading)
+	s.gauge(c.deadLetters, float64(st.DeadDownlinks), spool.KindDownlink)
+	s.count(c.deadDropped, float64(st.DroppedDead))
+
+	counts := c.g.bridge.Counts()
+	s.count(c.spooledTotal, float64(counts.Spooled))
+	s.count(c.spoolDropped, float64(st.DroppedFull), "full")
+	s.count(c.spoolDropped, float64(st.DroppedAge), "age")
+	s.count(c.spoolDropped, float64(counts.Dropped), "not_stored")
+}
