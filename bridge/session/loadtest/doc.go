@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command loadtest measures what thousands of sessions cost and shows that they
 // lose nothing. It starts a Mosquitto of its own on loopback, a process that has
 // the sessions and nothing else, and a subscriber that counts what arrives; it
