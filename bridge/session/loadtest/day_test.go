@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	mrand "math/rand/v2"
 	"net"
 	"strings"
@@ -167,7 +168,7 @@ func (d *day) connect(i int, endpoint *session.Endpoint, signer *token.Signer) {
 	}
 }
 
-// dial is the network: a pipe to the broker that looks at each CONNECT.
+// dial is the network: a way to the broker that looks at each CONNECT.
 func (d *day) dial(context.Context, string, string) (net.Conn, error) {
 	d.dials.note(time.Now())
 	if d.away.Load() {
@@ -175,22 +176,91 @@ func (d *day) dial(context.Context, string, string) (net.Conn, error) {
 	}
 	client, server := net.Pipe()
 	d.serving.Go(func() { _ = d.broker.ServeConn(server) }) // ends as the broker likes
-	return &inspected{Conn: client, day: d}, nil
+	w := &wire{Conn: client, inspect: d.inspect, out: make(chan []byte, wireBuffer), closed: make(chan struct{}), broken: make(chan struct{})}
+	d.serving.Go(w.forward)
+	return w, nil
 }
 
-// inspected is a connection whose first packet is looked at.
-type inspected struct {
+// wire is a pipe that has a buffer to write to, as a socket has. Without one a
+// write holds its lock for as long as the broker does not read, and time does not
+// pass in a bubble while somebody waits for a lock.
+type wire struct {
 	net.Conn
-	day  *day
-	sent bool
+	inspect func([]byte) // nil once the first write has been looked at
+	out     chan []byte
+	once    sync.Once
+	closed  chan struct{} // by this side
+	broken  chan struct{} // by the other side
 }
 
-func (c *inspected) Write(p []byte) (int, error) {
-	if !c.sent {
-		c.sent = true
-		c.day.inspect(p)
+const (
+	wireBuffer = 1000 // writes
+	// wireLinger is how long what was written is worth sending after a close.
+	wireLinger = 5 * time.Second
+)
+
+func (w *wire) Write(p []byte) (int, error) {
+	if w.inspect != nil {
+		w.inspect(p)
+		w.inspect = nil
 	}
-	return c.Conn.Write(p)
+	select {
+	case <-w.closed:
+		return 0, net.ErrClosed
+	case <-w.broken:
+		return 0, io.ErrClosedPipe
+	case w.out <- bytes.Clone(p):
+		return len(p), nil
+	}
+}
+
+func (w *wire) forward() {
+	defer w.Conn.Close()
+	defer close(w.broken)
+	for {
+		select {
+		case p := <-w.out:
+			if _, err := w.Conn.Write(p); err != nil {
+				return
+			}
+			continue
+		default:
+		}
+		select {
+		case p := <-w.out:
+			if _, err := w.Conn.Write(p); err != nil {
+				return
+			}
+		case <-w.closed:
+			if len(w.out) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// Close lets what was written out, but nothing in.
+func (w *wire) Close() error {
+	w.once.Do(func() {
+		_ = w.Conn.SetReadDeadline(time.Now())
+		_ = w.Conn.SetWriteDeadline(time.Now().Add(wireLinger))
+		close(w.closed)
+	})
+	return nil
+}
+
+// SetDeadline is that of reads: writes do not wait.
+func (w *wire) SetDeadline(t time.Time) error { return w.SetReadDeadline(t) }
+
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+
+func (w *wire) SetReadDeadline(t time.Time) error {
+	select {
+	case <-w.closed:
+		return net.ErrClosed
+	default:
+		return w.Conn.SetReadDeadline(t)
+	}
 }
 
 // inspect checks that a CONNECT carries a token of its device that is valid now,
