@@ -82,10 +82,14 @@ func numbered(device string, from, n int) []bridge.Reading {
 // wait returns what comes through c, or fails.
 func wait[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
+	limit := deadline
+	if p, ok := t.(interface{ patience() time.Duration }); ok {
+		limit = p.patience()
+	}
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(deadline):
+	case <-time.After(limit):
 		t.Fatal("nothing came in time")
 		panic("unreachable")
 	}
