@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	million = flag.Int("spool.readings", 40_000, "how many readings TestMillion spools and drains")
+	million = flag.Int("spool.readings", size(40_000, 8_000), "how many readings TestMillion spools and drains")
 	alone   = flag.Bool("spool.alone", false, "TestMillion is alone in its process")
 )
 

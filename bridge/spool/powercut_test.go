@@ -16,7 +16,7 @@ import (
 	"fieldbridge/bridge"
 )
 
-var powerCuts = flag.Int("spool.powercuts", 300, "how many power cuts to simulate")
+var powerCuts = flag.Int("spool.powercuts", size(300, 100), "how many power cuts to simulate")
 
 const sector = 512
 
