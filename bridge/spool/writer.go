@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"fieldbridge/bridge"
@@ -51,6 +52,7 @@ type writer struct {
 	reserved    int64 // seqs below are ours, as the database says
 	dataVersion int64
 	logPages    int64 // pages in the write-ahead log, about
+	moved       int64 // frames of the log that the last checkpoint found in the database
 	counted     int64 // pages of c that are in Stats.WrittenBytes
 	stuck       []*op // deletes that the disk did not take
 	retryAt     time.Time
@@ -83,11 +85,7 @@ func (d *DB) write() {
 			continue
 		}
 		if closed {
-			// What the disk did not take before, it may take now.
-			batch, d.w.stuck = d.w.stuck, nil
-			if len(batch) > 0 {
-				d.commit(batch)
-			}
+			d.unstick()
 			return
 		}
 		if d.tidy() {
@@ -110,7 +108,7 @@ func (d *DB) write() {
 // take returns the next operations in order: all that wait, up to the bounds.
 func (d *DB) take() (batch []*op, closed bool) {
 	if len(d.w.stuck) > 0 && !time.Now().Before(d.w.retryAt) {
-		batch, d.w.stuck = d.w.stuck, nil
+		batch = d.takeStuck()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -127,6 +125,25 @@ func (d *DB) take() (batch []*op, closed bool) {
 		d.queue = nil
 	}
 	return batch, d.closed
+}
+
+// takeStuck returns the first deletes that the disk did not take.
+func (d *DB) takeStuck() []*op {
+	n := min(len(d.w.stuck), maxBatch)
+	batch := slices.Clone(d.w.stuck[:n])
+	d.w.stuck = slices.Delete(d.w.stuck, 0, n)
+	return batch
+}
+
+// unstick tries them all a last time, until one batch fails.
+func (d *DB) unstick() {
+	for len(d.w.stuck) > 0 {
+		n := len(d.w.stuck)
+		d.commit(d.takeStuck())
+		if len(d.w.stuck) == n {
+			return
+		}
+	}
 }
 
 // commit does a batch in one transaction if it can and ends its operations in
