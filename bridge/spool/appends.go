@@ -33,7 +33,7 @@ func (d *DB) Append(rs []bridge.Reading, keys []bridge.Key, done func(first int6
 }
 
 func (t *tx) append(rs []bridge.Reading, keys []bridge.Key) (first int64, err error) {
-	for i := range keys {
+	for i := range min(len(keys), len(rs)) {
 		if err := t.checkKey(rs[i].Device, keys[i]); err != nil {
 			return 0, err
 		}

@@ -2,10 +2,12 @@ package spool
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
 	"time"
 
@@ -217,6 +219,12 @@ func (x *machine) check(t *rapid.T) {
 // does to the model.
 func TestModel(t *testing.T) {
 	base := t.TempDir()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set(strconv.Itoa(effort(nil, 100))); err != nil {
+			t.Fatal(err)
+		}
+		defer f.Value.Set(f.DefValue)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(base, "model-")
 		if err != nil {

@@ -2,8 +2,5 @@
 
 package spool
 
-// The race detector needs several times the memory.
+// The race detector needs several times the memory and the time.
 const raceDetector = true
-
-// size is how much a slow test does by default: less under the race detector.
-func size(_, underRace int) int { return underRace }

@@ -18,9 +18,9 @@ func TestStuckDeletes(t *testing.T) {
 		each int // seqs of a Delete
 		n    int
 	}{
-		{"no room, all at once", sqlite3.SQLITE_FULL, size(200_000, 20_000), size(200_000, 20_000)},
-		{"no room, one at a time", sqlite3.SQLITE_FULL, 1, size(20_000, 4_000)},
-		{"write error", sqlite3.SQLITE_IOERR | 3<<8, 1000, size(20_000, 8_000)},
+		{"no room, all at once", sqlite3.SQLITE_FULL, effort(nil, 200_000), effort(nil, 200_000)},
+		{"no room, one at a time", sqlite3.SQLITE_FULL, 1, effort(nil, 20_000)},
+		{"write error", sqlite3.SQLITE_IOERR | 3<<8, 1000, effort(nil, 20_000)},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			w := newDisk(t)

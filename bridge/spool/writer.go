@@ -59,6 +59,7 @@ type writer struct {
 	reserved    int64 // seqs below are ours, as the database says
 	dataVersion int64
 	logPages    int64 // pages in the write-ahead log, about
+	moved       int64 // frames of the log that the last checkpoint found in the database
 	counted     int64 // pages of c that are in Stats.WrittenBytes
 	stuck       []*op // deletes that the disk did not take
 	retryAt     time.Time
