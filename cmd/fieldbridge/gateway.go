@@ -65,7 +65,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	g.bridge = bridge.New(bridge.Options{
 		AckTimeout: cfg.AckTimeout, Spool: g.spool, Downlinks: g.spool, Logger: log,
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
-		Stamp:    g.stamp,
+		Stamp:    g.stamp, Published: g.metrics.published,
 	})
 	w := &wiring{
 		cfg: cfg, signers: keys, log: log, downlinks: g.bridge.Downlink,
