@@ -111,7 +111,7 @@ func (p *statusPrinter) ports(list []portDocument) {
 func (p *statusPrinter) relative(text string) string {
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil || p.now.IsZero() {
-		return clip(text, 40)
+		return shown(clip(text, 40))
 	}
 	if d := at.Sub(p.now); d > 0 {
 		return "in " + span(d)
