@@ -48,7 +48,7 @@ type gateway struct {
 // Nothing runs before run; nothing needs a broker, a port or the right time to
 // be there. Who does not call run calls close.
 func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
-	keys, err := signers(cfg)
+	keys, err := signers(cfg, log)
 	if err != nil {
 		return nil, err
 	}
@@ -340,10 +340,13 @@ func notify(log *slog.Logger, state string) {
 
 // ready answers /readyz. A broker that is down is no reason to be unready.
 func (g *gateway) ready() (bool, any) {
-	up := 0
+	up, idle := 0, 0
 	for _, s := range g.sessions {
-		if s.State().Up {
+		switch st := s.State(); {
+		case st.Up:
 			up++
+		case st.Idle:
+			idle++
 		}
 	}
 	ports := 0
@@ -353,7 +356,7 @@ func (g *gateway) ready() (bool, any) {
 		}
 	}
 	return true, map[string]int{
-		"sessions": len(g.sessions), "sessionsUp": up,
+		"sessions": len(g.sessions), "sessionsUp": up, "sessionsIdle": idle,
 		"serialPorts": len(g.ports), "serialPortsUp": ports,
 		"readingsInMemory": g.bridge.Held(),
 	}
