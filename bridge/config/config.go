@@ -16,6 +16,12 @@ const (
 	AuthUplinkSecret = "uplink-secret"
 )
 
+// When a session is connected (key connect of a connector).
+const (
+	ConnectAlways   = "always"    // from the start on, and again after each loss
+	ConnectOnDemand = "on-demand" // while there is something to send
+)
+
 // The ways to decode a frame from a serial port (key decode).
 const (
 	DecodeRaw  = "raw"  // the bytes as they are
@@ -156,6 +162,16 @@ type Connector struct {
 	MaxPayload int64
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
+	// Connect is ConnectAlways or ConnectOnDemand; with the latter a session
+	// leaves after IdleTimeout without traffic.
+	Connect     string
+	IdleTimeout time.Duration
+	// ConnectRate is how many CONNECTs the connector's sessions send in a second,
+	// all together.
+	ConnectRate int
+	// AllowedServers are the hosts, or host:port, that the broker may send its
+	// sessions to (MQTT v5 section 4.11); credentials go along. In lower case.
+	AllowedServers []string
 	// UplinkTopic and DownlinkTopic are templates for Expand. DownlinkTopic has
 	// the device as a whole level and ends in "/#".
 	UplinkTopic   string
@@ -183,10 +199,27 @@ type Device struct {
 	// has not been parsed. Only for device credentials.
 	KeyFile string
 	KeyPEM  bridge.Secret
+	// NextKeys are those after it, to be used when the broker refuses it.
+	NextKeys []Key
 	// Durability is DurabilityAuto or DurabilityAlways: the device's, or else
 	// that of the Config.
 	Durability string
 	Downlinks  []Downlink
+}
+
+// Key is a private key in a file.
+type Key struct {
+	// File is the path of PEM, which has not been parsed.
+	File string
+	PEM  bridge.Secret
+}
+
+// Keys are the keys of a device, the one to begin with first.
+func (d *Device) Keys() []Key {
+	if d.KeyFile == "" {
+		return nil
+	}
+	return append([]Key{{File: d.KeyFile, PEM: d.KeyPEM}}, d.NextKeys...)
 }
 
 // Downlink sends the downlinks that match a filter to one target.

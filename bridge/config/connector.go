@@ -73,12 +73,15 @@ func (v *validator) connector(raw *rawConnector) Connector {
 		KeepAlive: raw.KeepAlive, SessionExpiry: raw.SessionExpiry,
 		ReceiveMaximum: uint16(raw.ReceiveMaximum), MaxPayload: int64(raw.MaxPayload),
 		UserProperties: raw.UserProperties,
-		UplinkTopic:    raw.UplinkTopic, DownlinkTopic: raw.DownlinkTopic,
+		Connect:        raw.Connect, IdleTimeout: raw.IdleTimeout, ConnectRate: int(raw.ConnectRate),
+		UplinkTopic: raw.UplinkTopic, DownlinkTopic: raw.DownlinkTopic,
 	}
 	checkDuration(in, "keep_alive", raw.KeepAlive, durationRange{min: 5 * time.Second, max: 65535 * time.Second, whole: true})
 	checkDuration(in, "session_expiry", raw.SessionExpiry, durationRange{min: time.Minute, max: maxExpiry, whole: true})
 	checkInt(in, "receive_maximum", raw.ReceiveMaximum, 1, 65535)
 	checkSize(in, "max_payload", raw.MaxPayload, maxMQTTPayload)
+	checkConnect(raw)
+	c.AllowedServers = checkServers(in, raw.AllowedServers)
 	v.broker(raw, &c)
 	v.caFile(raw, &c)
 

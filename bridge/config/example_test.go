@@ -25,13 +25,16 @@ func exampleDir(t testing.TB) string {
 	dir := t.TempDir()
 	_, key := certificate(t)
 	writeFile(t, filepath.Join(dir, "keys/0004A30B001C1B03.pem"), key, 0o600)
+	for _, name := range []string{"current", "next"} {
+		writeFile(t, filepath.Join(dir, "keys/gate-8."+name+".pem"), key, 0o600)
+	}
 	writeFile(t, filepath.Join(dir, "secrets/yard"), theSecret, 0o600)
 	return dir
 }
 
 func TestExampleLoads(t *testing.T) {
 	cfg := mustLoad(t, exampleDir(t), readExample(t))
-	if len(cfg.Connectors) != 2 || len(cfg.Devices) != 2 || len(cfg.Serials) != 1 {
+	if len(cfg.Connectors) != 2 || len(cfg.Devices) != 3 || len(cfg.Serials) != 1 {
 		t.Errorf("got %d connectors, %d devices, %d serial ports", len(cfg.Connectors), len(cfg.Devices), len(cfg.Serials))
 	}
 }
@@ -74,8 +77,8 @@ func TestExampleHasEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[rawConfig](), "")
-	if keys < 55 {
-		t.Errorf("looked for %d keys, want at least 55", keys)
+	if keys < 60 {
+		t.Errorf("looked for %d keys, want at least 60", keys)
 	}
 }
 

@@ -68,6 +68,10 @@ type rawConnector struct {
 	ReceiveMaximum int64         `toml:"receive_maximum"`
 	MaxPayload     Size          `toml:"max_payload"`
 	UserProperties bool          `toml:"user_properties"`
+	Connect        string        `toml:"connect"`
+	IdleTimeout    time.Duration `toml:"idle_timeout"`
+	ConnectRate    int64         `toml:"connect_rate"`
+	AllowedServers []string      `toml:"allowed_servers"`
 	UplinkTopic    string        `toml:"uplink_topic"`
 	DownlinkTopic  string        `toml:"downlink_topic"`
 	Token          rawToken      `toml:"token"`
@@ -85,6 +89,7 @@ type rawDevice struct {
 	ID         string        `toml:"id"`
 	Connector  string        `toml:"connector"`
 	KeyFile    string        `toml:"key_file"`
+	KeyFiles   []string      `toml:"key_files"`
 	Durability string        `toml:"durability"`
 	Downlinks  []rawDownlink `toml:"downlink"`
 }
@@ -137,6 +142,9 @@ func (c *rawConnector) setDefaults() {
 	// The MQTT library allocates by it, for each session.
 	c.ReceiveMaximum = 32
 	c.MaxPayload = defaultMaxPayload
+	c.Connect = ConnectAlways
+	c.IdleTimeout = 30 * time.Second
+	c.ConnectRate = 20
 	c.Token = rawToken{Audience: defaultAudience, Lifetime: time.Hour, KeyID: KeyIDNone}
 }
 
@@ -156,10 +164,9 @@ var includable = []string{"connector", "device", "serial"}
 var laterKeys = map[string][]string{
 	"http": {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
 	"connector": {
-		"per_device_sessions", "topic_alias", "connect_rate", "client_cert_file",
-		"client_key_file", "client_id", "username", "allowed_servers",
+		"per_device_sessions", "topic_alias", "client_cert_file",
+		"client_key_file", "client_id", "username",
 	},
-	"device":          {"key_files"},
 	"device.downlink": {"mailbox", "secret_file"},
 	"serial":          {"usb", "check", "device_from", "poll", "length"},
 }

@@ -70,7 +70,7 @@ func NewEndpoint(o EndpointOptions) (*Endpoint, error) {
 		e.ca = append(e.ca, c)
 		roots.AddCert(c)
 	}
-	e.tls = &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}
+	e.tls = &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12, ClientSessionCache: resumable()}
 	return e, nil
 }
 

@@ -133,13 +133,17 @@ func (s *Signer) Mint() (Token, error) {
 	return Token{Value: bridge.NewSecret(signed), IssuedAt: issued, Expires: expires}, nil
 }
 
-// RenewAt picks when to replace t: a random moment in the last fifth of its
-// life, so that many devices that started together do not renew together, but
-// with a tenth of the life and at least 500 ms left for the reconnect. r returns
-// numbers in [0, 1), as math/rand/v2.Float64 does.
+// Skew is how far this machine's clock may be behind the broker's: so long before
+// its end, by our clock, a token of this life is renewed at the latest. It is a
+// tenth of the life and at least 500 ms; the reconnect must fit in, too.
+func Skew(life time.Duration) time.Duration { return max(life/10, 500*time.Millisecond) }
+
+// RenewAt picks when to replace t: a random moment in the last fifth of its life
+// less Skew, so that many devices that started together do not renew together.
+// r returns numbers in [0, 1), as math/rand/v2.Float64 does.
 func RenewAt(t Token, r func() float64) time.Time {
 	life := t.Expires.Sub(t.IssuedAt)
-	end := life - max(life/10, 500*time.Millisecond)
+	end := life - Skew(life)
 	if end <= 0 {
 		return t.IssuedAt.Add(life / 2)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,7 @@ moment, because the client id is the same.`,
 			if err != nil {
 				return err
 			}
-			keys, err := signers(cfg)
+			keys, err := signers(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

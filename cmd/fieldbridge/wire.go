@@ -17,25 +17,27 @@ import (
 )
 
 // signers reads the keys of all devices with credentials of their own and
-// reports every mistake in them at once, as a *config.Errors.
-func signers(cfg *config.Config) (map[bridge.DeviceID]*token.Signer, error) {
-	out := map[bridge.DeviceID]*token.Signer{}
+// reports every mistake in them at once, as a *config.Errors. The log is told
+// when a key file changes later.
+func signers(cfg *config.Config, log *slog.Logger) (map[bridge.DeviceID]*token.Ring, error) {
+	out := map[bridge.DeviceID]*token.Ring{}
 	errs := &config.Errors{}
 	for _, d := range cfg.Devices {
 		conn := cfg.Connector(d.ConnectorName)
 		if conn.Auth != config.AuthDeviceCredentials {
 			continue
 		}
-		s, err := newSigner(conn, d)
+		ring, err := newRing(conn, d, log)
 		if err != nil {
-			at := cfg.At(d.Pos, "key_file")
-			errs.Mistakes = append(errs.Mistakes, config.Mistake{
-				File: at.File, Line: at.Line, Key: at.Key,
-				Problem: fmt.Sprintf("%s: %v", d.KeyFile, err),
-			})
+			key := "key_file"
+			if len(d.NextKeys) > 0 {
+				key = "key_files"
+			}
+			at := cfg.At(d.Pos, key)
+			errs.Mistakes = append(errs.Mistakes, config.Mistake{File: at.File, Line: at.Line, Key: at.Key, Problem: err.Error()})
 			continue
 		}
-		out[d.ID] = s
+		out[d.ID] = ring
 	}
 	if len(errs.Mistakes) > 0 {
 		return nil, errs
@@ -43,23 +45,35 @@ func signers(cfg *config.Config) (map[bridge.DeviceID]*token.Signer, error) {
 	return out, nil
 }
 
-func newSigner(conn *config.Connector, d config.Device) (*token.Signer, error) {
-	key, err := token.ParsePrivateKey([]byte(d.KeyPEM.Reveal()))
-	if err != nil {
-		return nil, err
-	}
-	return token.NewSigner(key, token.Options{
+func newRing(conn *config.Connector, d config.Device, log *slog.Logger) (*token.Ring, error) {
+	o := token.Options{
 		Device:   d.ID,
 		Audience: conn.Expand(conn.Token.Audience, d.ID).Reveal(),
 		Lifetime: conn.Token.Lifetime,
 		KeyID:    conn.Token.KeyID,
-	})
+	}
+	report := func(name string, err error) {
+		if err != nil {
+			log.Error("key file changed and is of no use: the key that was in it before signs on", "device", d.ID, "key", name, "error", err)
+			return
+		}
+		log.Info("key file changed and was read again", "device", d.ID, "key", name)
+	}
+	var keys []*token.KeyFile
+	for _, k := range d.Keys() {
+		key, err := token.NewKeyFile(token.KeyFileOptions{Path: k.File, PEM: k.PEM, Read: config.ReadKey, Report: report}, o)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k.File, err)
+		}
+		keys = append(keys, key)
+	}
+	return token.NewRing(keys...)
 }
 
 // wiring is what the sessions of a configuration have in common.
 type wiring struct {
 	cfg       *config.Config
-	signers   map[bridge.DeviceID]*token.Signer
+	signers   map[bridge.DeviceID]*token.Ring
 	log       *slog.Logger
 	downlinks func(bridge.Downlink, bridge.Origin, func())
 	acked     func(session string, packetID uint16) // nil: nobody wants to know
@@ -68,20 +82,44 @@ type wiring struct {
 	trusted   func() error                          // nil: the clock is right
 	when      func(*bridge.Reading) time.Time       // nil: always known
 	metrics   *metrics                              // nil: nothing is counted
+
+	shared map[string]common // by connector; made when asked for
+}
+
+// common is what all sessions of a connector share: the address, with the TLS
+// sessions that can be resumed, and the budget of connects.
+type common struct {
+	endpoint *session.Endpoint
+	pacer    *session.Pacer
+}
+
+func (w *wiring) common(c *config.Connector) (common, error) {
+	if known, ok := w.shared[c.Name]; ok {
+		return known, nil
+	}
+	ep, err := session.NewEndpoint(session.EndpointOptions{
+		Address: c.Address, TLS: c.TLS, CAFile: c.CAFile, CAPEM: c.CAPEM,
+	})
+	if err != nil {
+		return common{}, fmt.Errorf("connector %s: %w", c.Name, err)
+	}
+	if w.shared == nil {
+		w.shared = map[string]common{}
+	}
+	w.shared[c.Name] = common{ep, session.NewPacer(c.ConnectRate)}
+	return w.shared[c.Name], nil
 }
 
 // options are those of the connector's sessions, without what tells one from
 // the other.
 func (w *wiring) options(c *config.Connector) (session.Options, error) {
-	ep, err := session.NewEndpoint(session.EndpointOptions{
-		Address: c.Address, TLS: c.TLS, CAFile: c.CAFile, CAPEM: c.CAPEM,
-	})
+	shared, err := w.common(c)
 	if err != nil {
-		return session.Options{}, fmt.Errorf("connector %s: %w", c.Name, err)
+		return session.Options{}, err
 	}
 	known := map[string]string{"secret": c.Secret.Reveal(), "connector": c.Name}
 	return session.Options{
-		Endpoint: ep,
+		Endpoint: shared.endpoint,
 		Topics: session.Topics{
 			Uplink:   session.Expand(c.UplinkTopic, known),
 			Downlink: session.Expand(c.DownlinkTopic, known),
@@ -99,6 +137,10 @@ func (w *wiring) options(c *config.Connector) (session.Options, error) {
 		Gateway:        w.cfg.Gateway,
 		When:           w.when,
 		Secrets:        []bridge.Secret{c.Secret},
+		Pacer:          shared.pacer,
+		OnDemand:       c.Connect == config.ConnectOnDemand,
+		IdleTimeout:    c.IdleTimeout,
+		AllowedServers: c.AllowedServers,
 		Logger:         w.log,
 	}, nil
 }
@@ -109,7 +151,7 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 	if err != nil {
 		return nil, err
 	}
-	signer := w.signers[d.ID]
+	ring := w.signers[d.ID]
 	o.ClientID = string(d.ID)
 	o.Credentials = func() (session.Credentials, error) {
 		if w.trusted != nil {
@@ -117,9 +159,13 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 				return session.Credentials{}, err
 			}
 		}
-		t, err := signer.Mint()
+		t, key, err := ring.Mint()
 		if err != nil {
 			return session.Credentials{}, err
+		}
+		name := ""
+		if ring.Len() > 1 {
+			name = key.Name()
 		}
 		return session.Credentials{
 			// Unused by akenza, but some stacks drop the password without it.
@@ -127,6 +173,8 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 			Password: t.Value,
 			Renew:    token.RenewAt(t, rand.Float64),
 			Expires:  t.Expires,
+			Key:      name,
+			Answered: func(accepted bool) bool { return ring.Answered(key, accepted) },
 		}, nil
 	}
 	if len(d.Downlinks) > 0 {

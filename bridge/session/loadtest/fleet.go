@@ -28,6 +28,7 @@ type fleet struct {
 	spool    *spool.DB
 	bridge   *bridge.Bridge
 	endpoint *session.Endpoint
+	pacer    *session.Pacer
 	dials    *dials
 	sessions []*session.Session
 	running  sync.WaitGroup
@@ -59,7 +60,10 @@ func (m *mints) rotations() []rotation {
 }
 
 func newFleet(o options) (*fleet, error) {
-	f := &fleet{o: o, dials: &dials{}, downs: make([]atomic.Bool, o.Sessions), mints: mints{of: map[string]int{}}}
+	f := &fleet{
+		o: o, pacer: session.NewPacer(o.Rate), dials: &dials{}, downs: make([]atomic.Bool, o.Sessions),
+		mints: mints{of: map[string]int{}},
+	}
 	var err error
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	if f.spool, err = spool.Open(spool.Options{Dir: o.Dir, Logger: log}); err != nil {
@@ -73,20 +77,13 @@ func newFleet(o options) (*fleet, error) {
 	return f, err
 }
 
-// open adds sessions until there are n and starts them within the budget. They
-// run until ctx is done.
+// open adds sessions until there are n and starts them all at once: their pacer
+// spreads the connects. They run until ctx is done.
 func (f *fleet) open(ctx context.Context, n int) error {
-	began, first := time.Now(), len(f.sessions)
-	for i := first; i < n; i++ {
+	for i := len(f.sessions); i < n; i++ {
 		s, err := f.add(i)
 		if err != nil {
 			return err
-		}
-		due := began.Add(time.Duration(float64(i-first) / f.o.Rate * float64(time.Second)))
-		select {
-		case <-time.After(time.Until(due)):
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 		f.running.Go(func() { _ = s.Run(ctx) }) // returns nil
 	}
@@ -100,7 +97,7 @@ func (f *fleet) add(i int) (*session.Session, error) {
 		return nil, err
 	}
 	s, err := session.New(session.Options{
-		Endpoint: f.endpoint, ClientID: string(id), Credentials: credentials,
+		Endpoint: f.endpoint, Pacer: f.pacer, ClientID: string(id), Credentials: credentials,
 		Topics:    session.Topics{Uplink: uplinkTopic, Downlink: downlinkTopic},
 		Subscribe: []bridge.DeviceID{id},
 		Downlinks: func(_ bridge.Downlink, _ bridge.Origin, done func()) {

@@ -29,7 +29,7 @@ type options struct {
 	TLS      bool
 	Auth     string
 	// Rate is the budget: connects per second.
-	Rate      float64
+	Rate      int
 	KeepAlive time.Duration
 	Life      time.Duration // of a token
 	Steps     int           // of connecting, with a measurement after each
@@ -37,6 +37,7 @@ type options struct {
 	Steady    time.Duration // how long to send readings
 	Period    time.Duration // between two readings of one device
 	Away      time.Duration // how long the broker is away
+	Calm      time.Duration // how long readings go on before and after that
 
 	// For the worker.
 	Address string
@@ -51,7 +52,7 @@ func parse(args []string) (options, error) {
 	fs.IntVar(&o.Sessions, "sessions", 1000, "sessions, each with a subscription")
 	fs.BoolVar(&o.TLS, "tls", false, "TLS with a generated CA instead of plain TCP")
 	fs.StringVar(&o.Auth, "auth", authJWT, "jwt: a token for each CONNECT; secret: one password for all")
-	fs.Float64Var(&o.Rate, "rate", 500, "budget of connects per second")
+	fs.IntVar(&o.Rate, "rate", 500, "budget of connects per second")
 	fs.DurationVar(&o.KeepAlive, "keep-alive", time.Minute, "keep alive")
 	fs.DurationVar(&o.Life, "life", time.Hour, "life of a token")
 	fs.IntVar(&o.Steps, "steps", 4, "steps in which to connect, with a measurement after each")
@@ -59,6 +60,7 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.Steady, "steady", 5*time.Minute, "how long to send readings")
 	fs.DurationVar(&o.Period, "period", time.Minute, "time between two readings of a device")
 	fs.DurationVar(&o.Away, "away", 5*time.Second, "with -storm: how long the broker is away")
+	fs.DurationVar(&o.Calm, "calm", 5*time.Second, "with -storm: how long readings are sent before and after")
 	fs.BoolVar(&storm, "storm", false, "kill the broker under the sessions and start it again without theirs")
 	fs.BoolVar(&rotation, "rotation", false, "measure how long readings wait while tokens are renewed; see -life")
 	if err := fs.Parse(args); err != nil {
@@ -90,7 +92,7 @@ func (o *options) check() error {
 	case o.Sessions < 1 || o.Sessions > maxSessions:
 		return fmt.Errorf("-sessions must be 1 to %d (got %d)", maxSessions, o.Sessions)
 	case o.Rate < 1 || o.Rate > maxRate:
-		return fmt.Errorf("-rate must be 1 to %d (got %g)", maxRate, o.Rate)
+		return fmt.Errorf("-rate must be 1 to %d (got %d)", maxRate, o.Rate)
 	case o.Auth != authJWT && o.Auth != authSecret:
 		return fmt.Errorf("-auth must be %s or %s (got %q)", authJWT, authSecret, o.Auth)
 	case o.Steps < 1 || o.Steps > o.Sessions:
@@ -98,7 +100,7 @@ func (o *options) check() error {
 	case o.Period < time.Millisecond:
 		return fmt.Errorf("-period must be at least 1ms (got %s)", o.Period)
 	}
-	for name, d := range map[string]time.Duration{"idle": o.Idle, "steady": o.Steady, "away": o.Away} {
+	for name, d := range map[string]time.Duration{"idle": o.Idle, "steady": o.Steady, "away": o.Away, "calm": o.Calm} {
 		if d < 0 || d > maxDuration {
 			return fmt.Errorf("-%s must be 0 to %s (got %s)", name, maxDuration, d)
 		}

@@ -61,8 +61,8 @@ func (r *result) err() error {
 	if n := r.done.Dropped; n > 0 {
 		errs = append(errs, fmt.Errorf("%d readings were dropped", n))
 	}
-	if most := float64(peak(r.done.Dials, budgetWindow)); most > r.o.Rate*budgetWindow.Seconds()*1.1+1 {
-		errs = append(errs, fmt.Errorf("%.0f connects within %s, the budget is %g/s", most, budgetWindow, r.o.Rate))
+	if most := float64(peak(r.done.Dials, budgetWindow)); most > float64(r.o.Rate)*budgetWindow.Seconds()*1.1+1 {
+		errs = append(errs, fmt.Errorf("%.0f connects within %s, the budget is %d/s", most, budgetWindow, r.o.Rate))
 	}
 	if r.o.Mode == modeStorm && r.back > r.o.bound() {
 		errs = append(errs, fmt.Errorf("back after %s, the bound is %s", r.back, r.o.bound()))
@@ -77,7 +77,7 @@ func (r *result) common() []column {
 	if r.o.TLS {
 		transport = "TLS"
 	}
-	return []column{{"sessions", fmt.Sprint(r.o.Sessions)}, {"transport", transport}, {"budget, connects/s", fmt.Sprintf("%g", r.o.Rate)}}
+	return []column{{"sessions", fmt.Sprint(r.o.Sessions)}, {"transport", transport}, {"budget, connects/s", fmt.Sprint(r.o.Rate)}}
 }
 
 func (r *result) ledger() []column {

@@ -46,7 +46,7 @@ const patience = 2 * time.Minute
 
 // connecting is how long n connects take at the budget.
 func (o *options) connecting(n int) time.Duration {
-	return time.Duration(float64(n) / o.Rate * float64(time.Second))
+	return time.Duration(n) * time.Second / time.Duration(o.Rate)
 }
 
 // worker is the process that has the sessions. It is told its options on its
@@ -157,9 +157,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// calm is for how long traffic goes on before and after a storm.
-const calm = 5 * time.Second
-
 // storm has the broker killed in the middle of traffic.
 func (w *worker) storm(ctx context.Context) error {
 	tctx, stop := context.WithCancel(ctx)
@@ -167,7 +164,7 @@ func (w *worker) storm(ctx context.Context) error {
 	defer sending.Wait()
 	defer stop()
 	sending.Go(func() { w.t.run(tctx, maxDuration) })
-	if err := pause(ctx, calm); err != nil {
+	if err := pause(ctx, w.o.Calm); err != nil {
 		return err
 	}
 	if err := w.report(event{Step: stepStorm}); err != nil {
@@ -182,7 +179,7 @@ func (w *worker) storm(ctx context.Context) error {
 	if err := w.report(event{Step: stepBack}); err != nil {
 		return err
 	}
-	return pause(ctx, calm)
+	return pause(ctx, w.o.Calm)
 }
 
 // finish waits until everything is delivered, up and down, and reports.
