@@ -31,7 +31,7 @@ import (
 	"fieldbridge/bridge/token"
 )
 
-var fullDay = flag.Bool("day.full", false, "TestDay with 1,000 devices for 24 hours")
+var dayDevices = flag.Int("day.devices", 0, "TestDay with so many devices, for 24 hours")
 
 // A day in the life of a gateway, simulated: the clock is not set at the start
 // and steps twice, links drop, the broker restarts and forgets its sessions, is
@@ -39,8 +39,8 @@ var fullDay = flag.Bool("day.full", false, "TestDay with 1,000 devices for 24 ho
 func TestDay(t *testing.T) {
 	devices, length := 100, 24*time.Hour
 	switch {
-	case *fullDay:
-		devices = 1000
+	case *dayDevices > badDevice:
+		devices = *dayDevices
 	case testing.Short() || raceDetector:
 		devices, length = 40, 12*time.Hour
 	}
@@ -282,7 +282,7 @@ func (d *day) faults(length time.Duration) {
 	at(1)
 	d.broker.DropAll()
 	at(2)
-	d.broker.ForgetSessions()
+	d.restart()
 	at(3)
 	d.away.Store(true)
 	d.broker.DropAll()
@@ -291,7 +291,7 @@ func (d *day) faults(length time.Duration) {
 	at(4)
 	d.step(-5 * time.Minute)
 	at(5)
-	d.broker.ForgetSessions()
+	d.restart()
 	at(5.5)
 	d.step(10 * time.Minute) // tokens are of the future now, and the broker refuses them
 	time.Sleep(15 * time.Minute)
@@ -301,8 +301,16 @@ func (d *day) faults(length time.Duration) {
 	time.Sleep(dayKeepAlive * 2)
 	d.hang.set(false)
 	at(6.5)
-	d.broker.ForgetSessions()
+	d.restart()
 	at(7)
+}
+
+// restart is one of a broker that keeps no sessions and was not well before.
+func (d *day) restart() {
+	d.broker.HoldAcks(true)
+	time.Sleep(5 * time.Minute)
+	d.broker.ForgetSessions()
+	d.broker.HoldAcks(false)
 }
 
 // step sets the gateway's clock, with what the daemon does about it.
