@@ -31,6 +31,7 @@ type fleet struct {
 	pacer    *session.Pacer
 	dials    *dials
 	sessions []*session.Session
+	started  int // so many of them
 	running  sync.WaitGroup
 
 	downs []atomic.Bool // by device: a downlink has come
@@ -77,24 +78,30 @@ func newFleet(o options) (*fleet, error) {
 	return f, err
 }
 
-// open adds sessions until there are n and starts them all at once: their pacer
-// spreads the connects. They run until ctx is done.
-func (f *fleet) open(ctx context.Context, n int) error {
+// fill adds sessions until there are n.
+func (f *fleet) fill(n int) error {
 	for i := len(f.sessions); i < n; i++ {
-		s, err := f.add(i)
-		if err != nil {
+		if err := f.add(i); err != nil {
 			return err
 		}
-		f.running.Go(func() { _ = s.Run(ctx) }) // returns nil
 	}
 	return nil
 }
 
-func (f *fleet) add(i int) (*session.Session, error) {
+// start starts the sessions that were added since, all at once: their pacer
+// spreads the connects. They run until ctx is done.
+func (f *fleet) start(ctx context.Context) {
+	for ; f.started < len(f.sessions); f.started++ {
+		s := f.sessions[f.started]
+		f.running.Go(func() { _ = s.Run(ctx) }) // returns nil
+	}
+}
+
+func (f *fleet) add(i int) error {
 	id := bridge.DeviceID(deviceID(i))
 	credentials, err := f.credentials(id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s, err := session.New(session.Options{
 		Endpoint: f.endpoint, Pacer: f.pacer, ClientID: string(id), Credentials: credentials,
@@ -108,10 +115,10 @@ func (f *fleet) add(i int) (*session.Session, error) {
 		Connector: "loadtest", KeepAlive: f.o.KeepAlive,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.sessions = append(f.sessions, s)
-	return s, f.bridge.Connect(id, bridge.Connection{Uplink: s})
+	return f.bridge.Connect(id, bridge.Connection{Uplink: s})
 }
 
 // credentials are as the daemon makes them.

@@ -45,6 +45,20 @@ func (r *result) perSession() (bytes, goroutines float64) {
 	return slope(n, rss), slope(n, gs)
 }
 
+// perConnection is how many of the bytes of perSession come with the connection;
+// the others are the device's: its lane, its key, and the session without one.
+func (r *result) perConnection() float64 {
+	connections, first := r.connections, 0
+	if len(connections) > 1 {
+		connections, first = connections[1:], r.points[1].Sessions
+	}
+	var sum int64
+	for _, n := range connections {
+		sum += n
+	}
+	return float64(sum) / float64(r.o.Sessions-first)
+}
+
 // bound is how long a storm may last.
 func (o *options) bound() time.Duration { return o.connecting(o.Sessions) + 10*time.Second }
 
@@ -113,6 +127,7 @@ func (r *result) columns() []column {
 	}
 	cs = append(cs, column{"all up after, s", fmt.Sprintf("%.1f", took.Seconds())}, most,
 		column{"RSS, MiB", fmt.Sprintf("%.1f", mib(last.Usage.RSS))}, column{"KiB/session", fmt.Sprintf("%.1f", bytes/1024)},
+		column{"of it the connection", fmt.Sprintf("%.1f", r.perConnection()/1024)},
 		column{"goroutines/session", fmt.Sprintf("%.2f", goroutines)})
 	if r.idle != nil {
 		cs = append(cs, column{"idle CPU, % of a core", fmt.Sprintf("%.2f", 100*r.idle.CPU.Seconds()/r.idle.Took.Seconds())})

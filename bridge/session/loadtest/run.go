@@ -23,6 +23,11 @@ const workerEnv = "FIELDBRIDGE_LOADTEST_WORKER"
 type result struct {
 	o        options
 	points   []event // stepBase and each stepConnected
+	// connections are the bytes that the connections of each step took, beyond
+	// what their devices had taken by then: made.
+	connections []int64
+	made        int64
+
 	idle     *event
 	steady   *event
 	done     *event
@@ -142,8 +147,13 @@ func (r *result) take(ctx context.Context, b *broker, e event, log io.Writer) er
 	fmt.Fprintf(log, "%s %s: %d sessions, %.1f s, %.1f MiB, %d goroutines, %.2f CPU-s\n", e.At.Format(time.TimeOnly),
 		e.Step, e.Sessions, e.Took.Seconds(), mib(e.Usage.RSS), e.Usage.Goroutines, e.CPU.Seconds())
 	switch e.Step {
-	case stepBase, stepConnected:
+	case stepBase:
 		r.points = append(r.points, e)
+	case stepMade:
+		r.made = e.Usage.RSS
+	case stepConnected:
+		r.points = append(r.points, e)
+		r.connections = append(r.connections, e.Usage.RSS-r.made)
 	case stepIdle:
 		r.idle = &e
 	case stepSteady:

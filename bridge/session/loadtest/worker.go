@@ -14,6 +14,7 @@ import (
 // The steps that a worker reports.
 const (
 	stepBase      = "base"      // nothing is connected
+	stepMade      = "made"      // there are Sessions, the last of them not started
 	stepConnected = "connected" // Sessions are
 	stepIdle      = "idle"
 	stepStorm     = "storm" // the broker may be killed now
@@ -121,10 +122,11 @@ func (w *worker) run(ctx context.Context) error {
 	}
 	for i := range w.o.Steps {
 		n := w.o.Sessions * (i + 1) / w.o.Steps
+		if err := w.step(stepMade, func() error { return w.fleet.fill(n) }); err != nil {
+			return err
+		}
 		err := w.step(stepConnected, func() error {
-			if err := w.fleet.open(ctx, n); err != nil {
-				return err
-			}
+			w.fleet.start(ctx)
 			return w.fleet.untilUp(ctx, w.o.connecting(n)+patience)
 		})
 		if err != nil {
