@@ -48,7 +48,7 @@ func findMosquitto() (string, error) {
 // newBroker writes the configuration. The queue of a subscriber has no bound, so
 // that what the witness has not read yet is not dropped. What the broker keeps
 // is written when it is told to end, and never else.
-func newBroker(dir string, withTLS bool) (*broker, error) {
+func newBroker(dir string, o options) (*broker, error) {
 	b := &broker{conf: filepath.Join(dir, "mosquitto.conf")}
 	var addrs [2]string
 	for i := range addrs {
@@ -70,8 +70,11 @@ func newBroker(dir string, withTLS bool) (*broker, error) {
 	if os.Geteuid() == 0 {
 		conf += "user root\n" // else it gives up its rights and cannot read the files
 	}
+	if o.NoDelay {
+		conf += "set_tcp_nodelay true\n"
+	}
 	conf += listener(b.witness) + listener(b.sessions)
-	if withTLS {
+	if o.TLS {
 		cert, key, ca, err := certify(dir)
 		if err != nil {
 			return nil, err

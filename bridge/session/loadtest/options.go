@@ -27,6 +27,7 @@ type options struct {
 	Mode     string
 	Sessions int
 	TLS      bool
+	NoDelay  bool // the broker sets TCP_NODELAY
 	Auth     string
 	// Rate is the budget: connects per second.
 	Rate      int
@@ -51,6 +52,7 @@ func parse(args []string) (options, error) {
 	fs := flag.NewFlagSet("loadtest", flag.ContinueOnError)
 	fs.IntVar(&o.Sessions, "sessions", 1000, "sessions, each with a subscription")
 	fs.BoolVar(&o.TLS, "tls", false, "TLS with a generated CA instead of plain TCP")
+	fs.BoolVar(&o.NoDelay, "nodelay", false, "have Mosquitto set TCP_NODELAY, which it does not by default")
 	fs.StringVar(&o.Auth, "auth", authJWT, "jwt: a token for each CONNECT; secret: one password for all")
 	fs.IntVar(&o.Rate, "rate", 500, "budget of connects per second")
 	fs.DurationVar(&o.KeepAlive, "keep-alive", time.Minute, "keep alive")

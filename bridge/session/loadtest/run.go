@@ -21,8 +21,8 @@ const workerEnv = "FIELDBRIDGE_LOADTEST_WORKER"
 
 // result is what a run has shown.
 type result struct {
-	o        options
-	points   []event // stepBase and each stepConnected
+	o      options
+	points []event // stepBase and each stepConnected
 	// connections are the bytes that the connections of each step took, beyond
 	// what their devices had taken by then: made.
 	connections []int64
@@ -53,7 +53,7 @@ func run(ctx context.Context, o options, log io.Writer) (_ *result, err error) {
 		return nil, fmt.Errorf("directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b, err := newBroker(dir, o.TLS)
+	b, err := newBroker(dir, o)
 	if err != nil {
 		return nil, err
 	}
