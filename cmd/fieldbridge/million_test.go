@@ -79,8 +79,16 @@ func TestMillion(t *testing.T) {
 		t.Errorf("%.0f readings in the spool, want %d", got, sum)
 	}
 
-	began = time.Now()
 	b.start()
+	// The longer the broker was away, the longer is the pause between two attempts.
+	for up := time.After(2 * time.Minute); d.metric(`fieldbridge_sessions{connector="yard",state="up"}`) == 0; {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-up:
+			t.Fatal("no session after 2 minutes")
+		}
+	}
+	began = time.Now()
 	last := map[string]int{} // by device
 	for range sum {
 		millionNext(t, w, last)
@@ -209,7 +217,7 @@ func (d *testDaemon) spent() (s spent) {
 	return s
 }
 
-// metric is the value of a metric without labels.
+// metric is the value of a metric, whose labels are part of the name.
 func (d *testDaemon) metric(name string) float64 {
 	d.t.Helper()
 	resp, err := http.Get("http://" + d.HTTP + "/metrics")
