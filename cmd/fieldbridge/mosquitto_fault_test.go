@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"testing"
 	"time"
 )
+
+var frozenFor = flag.Duration("frozen", 3*time.Second, "how long TestMosquittoFrozen freezes the broker")
 
 // payloads reads lines of the witness until it has n different ones, and returns
 // their payloads in the order of arrival.
@@ -135,28 +138,81 @@ func TestMosquittoRestart(t *testing.T) {
 	line.want("TARE")
 }
 
+const (
+	// frozenAckTimeout is the configured ack_timeout.
+	frozenAckTimeout = 400 * time.Millisecond
+	// frozenWindow is what a session has in flight at most (receive_maximum).
+	frozenWindow = 32
+	// frozenPuback is after how long without a PUBACK a session connects anew.
+	frozenPuback = 30 * time.Second
+)
+
 // TestMosquittoFrozen stops the broker's process without closing anything: a
-// half-open link. Callers hear that it is stored, lines wait, and after the thaw each
-// arrives once.
+// half-open link. Callers hear after ack_timeout that their readings are stored,
+// nobody waits longer, and after the thaw all arrive in order. Each arrives once,
+// unless the link was given up meanwhile: what was in flight then comes twice,
+// because nobody knows whether the broker had got it.
+//
+//	go test ./cmd/fieldbridge -run TestMosquittoFrozen -frozen 60s -v
 func TestMosquittoFrozen(t *testing.T) {
 	b := mosqStart(t, mosqOptions{})
 	w := b.witness()
 	line := openPTY(t)
-	text := "ack_timeout = \"400ms\"\n" + fmt.Sprintf(mosqJWTConfig, b.addr) + "[[device]]\nid = \"pump-2\"\n" + fmt.Sprintf(mosqPort, line.Path)
-	g := startGateway(t, text, map[string]string{"pump-1.pem": mosqKey(t), "pump-2.pem": mosqKey(t)})
+	text := fmt.Sprintf("ack_timeout = %q\n", frozenAckTimeout) + fmt.Sprintf(mosqJWTConfig, b.addr) +
+		"[[device]]\nid = \"pump-2\"\n[[device]]\nid = \"pump-3\"\n" + fmt.Sprintf(mosqPort, line.Path)
+	g := startGateway(t, text, map[string]string{"pump-1.pem": mosqKey(t), "pump-2.pem": mosqKey(t), "pump-3.pem": mosqKey(t)})
 	g.awaitUp()
 	n := newNumbered()
 	b.freeze()
-	for range 100 {
+	over := time.After(*frozenFor)
+	for _, device := range []string{"pump-2", "pump-3"} {
+		began := time.Now()
+		expectStored(t, g.post(device, "", "text/plain", n.next(device)))
+		took := time.Since(began)
+		if took < frozenAckTimeout {
+			t.Errorf("%s: stored after %v, before ack_timeout", device, took)
+		}
+		t.Logf("%s: 202 after %v", device, took.Round(time.Millisecond))
+	}
+	sent, slowest := 2, time.Duration(0)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for frozen := true; frozen; {
+		select {
+		case <-tick.C:
+		case <-over:
+			frozen = false
+		}
 		line.write(n.next("pump-1") + "\n")
+		began := time.Now()
+		expectStored(t, g.post("pump-2", "", "text/plain", n.next("pump-2")))
+		slowest = max(slowest, time.Since(began))
+		sent += 2
 	}
-	expectStored(t, g.post("pump-2", "", "text/plain", n.next("pump-2")))
-	g.awaitSpooled(101)
+	g.awaitSpooled(sent)
 	b.thaw()
-	g.awaitEmpty()
-	if a := g.post("pump-2", "", "text/plain", n.next("pump-2")); a.Status != http.StatusOK {
-		t.Errorf("POST after the thaw: %+v", a)
+	// With new readings behind the old ones.
+	for range 100 {
+		for _, device := range []string{"pump-2", "pump-3"} {
+			if a := g.post(device, "", "text/plain", n.next(device)); a.Status/100 != 2 {
+				t.Fatalf("POST after the thaw: %+v", a)
+			}
+			sent++
+		}
 	}
-	// 100 lines, the reading that was stored, and the last one.
-	n.check(t, w.payloads(102), true)
+	got := w.payloads(sent)
+	g.awaitEmpty()
+	reconnects := b.log.count("Sending CONNACK to pump-") - 3
+	n.check(t, got, reconnects > 0)
+	if twice := len(got) - sent; twice > 3*frozenWindow {
+		t.Errorf("%d readings came twice, more than can have been in flight", twice)
+	}
+	if *frozenFor < frozenPuback && reconnects > 0 {
+		t.Errorf("%d reconnects within %v", reconnects, *frozenFor)
+	}
+	eventually(t, "nothing is stored any more", func() bool {
+		return g.post("pump-2", "", "text/plain", n.next("pump-2")).Status == http.StatusOK
+	})
+	t.Logf("frozen for %v: %d readings accepted, lost 0, %d came twice, %d reconnects; slowest answer behind a backlog %v",
+		*frozenFor, sent, len(got)-sent, reconnects, slowest.Round(time.Millisecond))
 }
