@@ -3,8 +3,11 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -215,4 +218,140 @@ func TestMosquittoFrozen(t *testing.T) {
 	})
 	t.Logf("frozen for %v: %d readings accepted, lost 0, %d came twice, %d reconnects; slowest answer behind a backlog %v",
 		*frozenFor, sent, len(got)-sent, reconnects, slowest.Round(time.Millisecond))
+}
+
+// TestMosquittoForgetsReadingsInFlight kills a broker that keeps nothing while
+// it has readings whose PUBACKs have not got through: they go out again, to a
+// broker that knows nothing of the session.
+func TestMosquittoForgetsReadingsInFlight(t *testing.T) {
+	t.Parallel()
+	b := mosqStart(t, mosqOptions{extra: fmt.Sprintf("max_inflight_messages %d\n", frozenWindow)})
+	r := newRelay(t, b.addr)
+	line := openPTY(t)
+	g := startGateway(t, fmt.Sprintf(mosqJWTConfig, r.addr)+fmt.Sprintf(mosqPort, line.Path), map[string]string{"pump-1.pem": mosqKey(t)})
+	g.awaitUp()
+	n := newNumbered()
+	r.mute(true)
+	writeLines(n, line, 100)
+	inFlight := func() int { return b.log.count("Received PUBLISH from pump-1") }
+	eventually(t, "a full window at the broker", func() bool { return inFlight() == frozenWindow })
+	eventually(t, "all lines held", func() bool { return g.gw.bridge.Held() == 100 })
+	r.refuse(true)
+	b.stop(syscall.SIGKILL)
+	g.awaitSpooled(100)
+	b.start()
+	w := b.witness()
+	r.mute(false)
+	r.refuse(false)
+	g.awaitUp()
+	if !strings.Contains(g.Logs.String(), "session_present=false") {
+		t.Error("the broker has kept the session")
+	}
+	n.check(t, w.payloads(100), false) // each came once to this broker
+	g.awaitEmpty()
+	w.quiet()
+	if got := inFlight(); got != frozenWindow+100 {
+		t.Errorf("the brokers got %d readings, want %d in flight before and 100 after", got, frozenWindow)
+	}
+}
+
+// relay stands between a gateway and a broker.
+type relay struct {
+	addr string
+
+	t       *testing.T
+	to      string
+	wait    sync.WaitGroup
+	mu      sync.Mutex // guards what follows
+	refuses bool
+	muted   chan struct{} // closed when it speaks again; nil: it does
+	conns   map[net.Conn]bool
+}
+
+func newRelay(t *testing.T, to string) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{addr: l.Addr().String(), t: t, to: to, conns: map[net.Conn]bool{}}
+	r.wait.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r.wait.Go(func() { r.serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		r.mute(false)
+		r.refuse(true)
+		r.wait.Wait()
+	})
+	return r
+}
+
+func (r *relay) serve(c net.Conn) {
+	defer c.Close()
+	broker, err := net.Dial("tcp", r.to)
+	if err != nil {
+		return
+	}
+	defer broker.Close()
+	r.mu.Lock()
+	refused := r.refuses
+	r.conns[c], r.conns[broker] = true, true
+	r.mu.Unlock()
+	if refused {
+		return
+	}
+	r.wait.Go(func() {
+		_, _ = io.Copy(broker, c)
+		_ = broker.Close()
+	})
+	buf := make([]byte, 4096)
+	for {
+		n, err := broker.Read(buf)
+		r.mu.Lock()
+		muted := r.muted
+		r.mu.Unlock()
+		if muted != nil {
+			<-muted
+		}
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// mute withholds what the broker says.
+func (r *relay) mute(muted bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case muted && r.muted == nil:
+		r.muted = make(chan struct{})
+	case !muted && r.muted != nil:
+		close(r.muted)
+		r.muted = nil
+	}
+}
+
+// refuse ends all connections and lets none come about until it is called with
+// false.
+func (r *relay) refuse(refuses bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refuses = refuses
+	if refuses {
+		for c := range r.conns {
+			_ = c.Close()
+		}
+		clear(r.conns)
+	}
 }
