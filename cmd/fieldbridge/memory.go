@@ -18,8 +18,8 @@ const (
 	// memoryPerDevice is for the lane of a device.
 	memoryPerDevice = 4 << 10
 	// spoolPerByte is how many bytes of the spool cost one in memory: a reading
-	// takes 150 or more, and its place in the order of its device up to two.
-	spoolPerByte = 64
+	// takes 150 or more, and its place in the order of its device one, seldom two.
+	spoolPerByte = 128
 )
 
 // limitMemory sets Go's soft memory limit by what the configuration needs, unless

@@ -18,7 +18,7 @@ func TestMemoryLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Two devices have a session each, the third shares the yard's; one port.
-	const want = 32<<20 + 4*64<<10 + 3*4<<10 + 1<<20
+	const want = 32<<20 + 4*64<<10 + 3*4<<10 + 512<<10
 	t.Setenv("GOMEMLIMIT", "")
 	limitMemory(cfg)
 	if got := debug.SetMemoryLimit(-1); got != want {

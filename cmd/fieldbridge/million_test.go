@@ -31,7 +31,7 @@ const millionConfig = `
 ack_timeout = "1s"
 log = { level = "info", format = "text" }
 [spool]
-max_bytes = "1GiB"
+max_bytes = "512MiB"
 min_free = "1MiB"
 [[connector]]
 name = "yard"
