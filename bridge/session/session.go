@@ -269,10 +269,8 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{
-		Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
-		LastError: s.last, LastErrorAt: s.lastAt,
-	}
+	return State{Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
+		LastError: s.last, LastErrorAt: s.lastAt}
 }
 
 func (s *Session) setUp(c Credentials) {
@@ -291,13 +289,6 @@ func (s *Session) setDown(trouble string, alarm bool) bool {
 	return news
 }
 
-// note remembers an error, without secrets, for State.
-func (s *Session) note(text string) {
-	s.mu.Lock()
-	s.last, s.lastAt = text, time.Now()
-	s.mu.Unlock()
-}
-
 // setIdle notes that the session is not connected and need not be.
 func (s *Session) setIdle() {
 	s.mu.Lock()
@@ -314,6 +305,13 @@ func (s *Session) lasted() time.Duration {
 		return 0
 	}
 	return time.Since(since)
+}
+
+// note remembers an error, without secrets, for State.
+func (s *Session) note(text string) {
+	s.mu.Lock()
+	s.last, s.lastAt = text, time.Now()
+	s.mu.Unlock()
 }
 
 // kind is a text without its digits: port numbers and times of day, as in
@@ -411,11 +409,11 @@ func (s *Session) slowDown(err error) {
 // report logs a failure once per change and at debug level when it repeats.
 func (s *Session) report(err error, pause time.Duration) {
 	text := s.scrub(err.Error())
-	s.note(text)
 	alarm := false
 	if re := asReason(err); re != nil {
 		alarm = react(re.Packet, re.Code).alarm && !re.soon
 	}
+	s.note(text)
 	level := slog.LevelDebug
 	if s.setDown(text, alarm) {
 		level = slog.LevelWarn

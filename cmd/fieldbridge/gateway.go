@@ -355,7 +355,7 @@ func notify(log *slog.Logger, state string) {
 type readyDocument struct {
 	Sessions         int           `json:"sessions"`
 	SessionsUp       int           `json:"sessionsUp"`
-	SessionsIdle     int           `json:"sessionsIdle"` // on demand, and nothing to send
+	SessionsIdle     int           `json:"sessionsIdle"`
 	SerialPorts      int           `json:"serialPorts"`
 	SerialPortsUp    int           `json:"serialPortsUp"`
 	ReadingsInMemory int           `json:"readingsInMemory"`

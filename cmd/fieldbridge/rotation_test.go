@@ -162,11 +162,13 @@ func (g *testGateway) readyz() map[string]int {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		g.t.Fatalf("%s %s %v", resp.Status, body, err)
 	}
-	var answer struct{ Detail map[string]int }
+	var answer struct {
+		Detail struct{ SessionsUp, SessionsIdle int }
+	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		g.t.Fatal(err)
 	}
-	return answer.Detail
+	return map[string]int{"sessionsUp": answer.Detail.SessionsUp, "sessionsIdle": answer.Detail.SessionsIdle}
 }
 
 // A connector on demand connects for a reading, which is delivered and not
@@ -179,6 +181,15 @@ func TestOnDemandConnector(t *testing.T) {
 		eventually(t, fmt.Sprintf("%d idle sessions", n), func() bool { return g.readyz()["sessionsIdle"] == n })
 	}
 	idle(2)
+	var device struct{ Session struct{ State, Error string } }
+	resp, err := g.client.Get("http://" + g.HTTP + "/v1/devices/pump-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&device); err != nil || device.Session.State != "idle" || device.Session.Error != "" {
+		t.Errorf("the state of the device is %+v, %v", device, err)
+	}
 	eventually(t, "the yard's session", func() bool { return g.readyz()["sessionsUp"] == 1 })
 	if n := len(s.connectsOf("pump-1")); n != 0 {
 		t.Errorf("%d connections without a reason", n)
