@@ -92,9 +92,9 @@ func (s *Session) connectPacket(c Credentials) *paho.Connect {
 		KeepAlive:    uint16(seconds(s.opts.KeepAlive, math.MaxUint16)),
 		CleanStart:   false,
 		Username:     c.Username,
-		UsernameFlag: true,
+		UsernameFlag: c.Username != "" || !c.Password.IsZero(),
 		Password:     []byte(c.Password.Reveal()),
-		PasswordFlag: true,
+		PasswordFlag: !c.Password.IsZero(),
 		Properties: &paho.ConnectProperties{
 			SessionExpiryInterval: &expiry,
 			ReceiveMaximum:        &receive,

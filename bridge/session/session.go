@@ -17,6 +17,8 @@ import (
 
 // Credentials are what one CONNECT carries.
 type Credentials struct {
+	// Username and Password are left out of the CONNECT if they are empty, but with
+	// a password there is always a user name: some brokers drop it otherwise.
 	Username string
 	Password bridge.Secret
 	// Renew is when the session should reconnect with fresh credentials and
@@ -66,6 +68,9 @@ type Options struct {
 	SessionExpiry time.Duration
 	// ReceiveMaximum bounds what is in flight, in both directions. Default 32.
 	ReceiveMaximum uint16
+	// TopicAlias has numbers stand for long topics on the wire where the broker
+	// allows it.
+	TopicAlias bool
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
 	// When is a reading's time, or zero if it is not known, as of one that came
@@ -148,8 +153,8 @@ func New(o Options) (*Session, error) {
 	if o.Endpoint == nil || o.ClientID == "" || o.Credentials == nil || o.Topics.Uplink == "" {
 		return nil, errors.New("session: endpoint, client id, credentials and the uplink topic are required")
 	}
-	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !strings.HasSuffix(o.Topics.Downlink, "/#")) {
-		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# and a handler")
+	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !wild(o.Topics.Downlink)) {
+		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# or /+ and a handler")
 	}
 	if o.When == nil {
 		o.When = func(r *bridge.Reading) time.Time { return r.Time }

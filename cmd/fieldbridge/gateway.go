@@ -185,7 +185,7 @@ func (g *gateway) connect(w *wiring) error {
 	for i := range w.cfg.Connectors {
 		c := &w.cfg.Connectors[i]
 		var shared *session.Session
-		if c.Auth == config.AuthUplinkSecret {
+		if !c.PerDevice {
 			s, err := w.sharedSession(c)
 			if err != nil {
 				return err
