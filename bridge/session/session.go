@@ -132,6 +132,8 @@ type Session struct {
 	alarm   bool
 	since   time.Time // when this connection came up; zero: there is none
 	expires time.Time
+	last    string // the last error
+	lastAt  time.Time
 }
 
 // State is a snapshot for people.
@@ -146,6 +148,10 @@ type State struct {
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// LastError is the last thing that went wrong, and LastErrorAt when; "" if
+	// nothing did. It stays when the session is up again. It names no secret.
+	LastError   string
+	LastErrorAt time.Time
 }
 
 // New checks the options. Nothing is connected before Run.
@@ -268,7 +274,10 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires}
+	return State{
+		Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
+		LastError: s.last, LastErrorAt: s.lastAt,
+	}
 }
 
 func (s *Session) setUp(c Credentials) {
@@ -303,6 +312,13 @@ func (s *Session) lasted() time.Duration {
 		return 0
 	}
 	return time.Since(since)
+}
+
+// note remembers an error, without secrets, for State.
+func (s *Session) note(text string) {
+	s.mu.Lock()
+	s.last, s.lastAt = text, time.Now()
+	s.mu.Unlock()
 }
 
 // kind is a text without its digits: port numbers and times of day, as in
@@ -400,6 +416,7 @@ func (s *Session) slowDown(err error) {
 // report logs a failure once per change and at debug level when it repeats.
 func (s *Session) report(err error, pause time.Duration) {
 	text := s.scrub(err.Error())
+	s.note(text)
 	alarm := false
 	if re := asReason(err); re != nil {
 		alarm = react(re.Packet, re.Code).alarm && !re.soon
