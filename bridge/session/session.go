@@ -353,6 +353,7 @@ func (s *Session) Run(ctx context.Context) error {
 		lasted := s.lasted()
 		if errors.Is(err, errIdle) {
 			past = history{thrown: past.thrown}
+			s.log.Debug("session idle: nothing to send", "was_up", lasted.Round(time.Millisecond))
 			continue
 		}
 		s.opts.Counts.answer(err)
