@@ -2,7 +2,10 @@ package session
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"syscall"
 	"time"
 )
 
@@ -87,13 +90,23 @@ func (b Backoff) pause(class pauseClass, attempt int) time.Duration {
 type history struct {
 	attempts int // failures in a row
 	thrown   int // how often in a row the session was thrown out
+	dropped  int // how often in a row a connection was ended without a word
 }
 
 // pause returns the pause after a failure; lasted is how long the connection was
 // up before, 0 if there was none.
 func (h *history) pause(b Backoff, err error, lasted time.Duration) time.Duration {
-	if lasted >= b.Stable {
-		h.attempts = 0
+	stable := b.Stable
+	if silent(err) {
+		// Some brokers throw a client out without saying so (0x8E). The one that
+		// took over comes back after a pause that Max bounds, like ours.
+		stable = max(stable, 2*b.Max)
+		h.dropped++
+	} else if lasted > 0 {
+		h.dropped = 0
+	}
+	if lasted >= stable {
+		h.attempts, h.dropped = 0, 0
 	}
 	// Another client with our id comes back after a pause like ours.
 	if lasted >= 2*b.LongMax {
@@ -117,6 +130,24 @@ func (h *history) pause(b Backoff, err error, lasted time.Duration) time.Duratio
 		return b.pause(long, h.thrown)
 	}
 	return b.pause(class, h.attempts)
+}
+
+// silent reports whether the other side ended a connection that was up without
+// DISCONNECT.
+func silent(err error) bool {
+	return causeOf(err) == ConnectionLost && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+}
+
+// suspicious is how many connections must end without a word, in a row and soon,
+// for the log to say what that may mean.
+const suspicious = 3
+
+// explain adds to an error what the history makes of it.
+func (h *history) explain(err error) error {
+	if h.dropped < suspicious {
+		return err
+	}
+	return fmt.Errorf("%w, number %d in a row: does another client use this client id, on a second gateway perhaps, or does something on the way cut connections?", err, h.dropped)
 }
 
 // asReason is the broker's answer in an error, or nil.

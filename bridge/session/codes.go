@@ -106,6 +106,7 @@ type ReasonError struct {
 	Server string
 
 	soon  bool // there is another key or server to try
+	loops bool // servers send the session on to each other
 	stray bool // Server is none of those that may be followed
 	times int  // how often in a row, if that is known
 }
@@ -126,6 +127,8 @@ func (e *ReasonError) Error() string {
 		s += fmt.Sprintf("; number %d in a row", e.times)
 	}
 	switch {
+	case e.loops:
+		s += "; the servers send the session on to each other"
 	case e.stray && e.Server == "":
 		s += "; it names no server: set broker to the right one"
 	case e.stray:

@@ -297,6 +297,27 @@ func TestFleetRenews(t *testing.T) {
 	})
 }
 
+// A renewal goes before all who wait to connect: they would not have come to an
+// end before the token does.
+func TestRenewalGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(t)
+		pacer := NewPacer(1)
+		start(t, srv, func(o *Options) { renewIn(10 * time.Second)(o); o.Pacer = pacer })
+		p := srv.accept(false)
+		time.Sleep(9 * time.Second)
+		for range 200 {
+			defer pacer.leave(pacer.join(waiting))
+		}
+		began := time.Now()
+		p.left()
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("renewed after %s more, want about a second", d)
+		}
+		srv.accept(true)
+	})
+}
+
 // The wait for a turn is no part of a connection's life: a broker that drops
 // everybody at once is not hammered however long the queue is.
 func TestWaitIsNotStable(t *testing.T) {

@@ -52,6 +52,7 @@ func (s *Session) steer(err error, lasted time.Duration) {
 		re.stray = true
 		r.at = nil
 	case r.hops >= maxHops:
+		re.loops = true
 		r.at, r.hops = nil, 0
 	default:
 		r.hops++

@@ -360,6 +360,7 @@ func (s *Session) Run(ctx context.Context) error {
 		lasted := s.lasted()
 		if errors.Is(err, errIdle) {
 			past = history{thrown: past.thrown}
+			s.log.Debug("session idle: nothing to send", "was_up", lasted.Round(time.Millisecond))
 			continue
 		}
 		s.opts.Counts.answer(err)
@@ -367,7 +368,7 @@ func (s *Session) Run(ctx context.Context) error {
 		s.steer(err, lasted)
 		s.slowDown(err)
 		pause := past.pause(s.opts.Backoff, err, lasted)
-		s.report(err, pause)
+		s.report(past.explain(err), pause)
 		select {
 		case <-time.After(pause):
 		case <-s.renew:

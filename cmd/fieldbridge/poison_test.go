@@ -214,8 +214,9 @@ func TestPoisonRefused(t *testing.T) {
 	if diff := cmp.Diff(wantTries, tries); diff != "" {
 		t.Errorf("attempts (-want +got):\n%s", diff)
 	}
-	if got := len(s.connectsOf("pump-1")); got > 1+reconnects {
-		t.Errorf("%d connects, want at most %d", got, 1+reconnects)
+	// What was in flight when one asked for a connection may ask for the next.
+	if got := len(s.connectsOf("pump-1")); got > 2*(1+reconnects) {
+		t.Errorf("%d connects, want at most %d", got, 2*(1+reconnects))
 	}
 }
 
@@ -248,7 +249,8 @@ func TestPoisonDisconnects(t *testing.T) {
 				// After one of them there are suspects, after two more the culprit
 				// is known: four connects. One less if it was alone from the
 				// beginning, some more if a DISCONNECT got lost.
-				if got := len(s.connectsOf("pump-1")); got > 8 {
+				// What was in flight when one asked for a connection may ask for the next.
+	if got := len(s.connectsOf("pump-1")); got > 8 {
 					t.Errorf("%d connects", got)
 				}
 			})

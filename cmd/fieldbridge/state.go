@@ -55,9 +55,11 @@ type connectorDocument struct {
 	Name   string `json:"name"`
 	Broker string `json:"broker"`
 	Auth   string `json:"auth"`
-	// Sessions, and how many of them are Up.
+	// Sessions, and how many of them are Up; Idle ones are on demand and have
+	// nothing to send.
 	Sessions int `json:"sessions"`
 	Up       int `json:"up"`
+	Idle     int `json:"idle,omitempty"`
 	// TokenExpires is the first of the tokens in use to run out.
 	TokenExpires string `json:"tokenExpires,omitempty"`
 	// Troubles are why sessions are down, the most frequent first; MoreDown are
@@ -225,6 +227,10 @@ func (st *states) connector(c *config.Connector, sessions []*session.Session) co
 			d.Up++
 			continue
 		}
+		if state.Idle {
+			d.Idle++
+			continue
+		}
 		kind := withoutDigits(state.Trouble)
 		i, ok := kinds[kind]
 		if !ok {
@@ -296,8 +302,11 @@ func (st *states) device(id bridge.DeviceID, s *session.Session, b bridge.Backlo
 		LastReading: ago(look.LastReading),
 		LastError:   trouble(look.LastError, look.LastErrorAt),
 	}
-	if state.Up {
+	switch {
+	case state.Up:
 		d.Session.State = "up"
+	case state.Idle:
+		d.Session.State = "idle"
 	}
 	if !state.TokenExpires.IsZero() {
 		d.Session.TokenExpires = state.TokenExpires.UTC().Format(time.RFC3339)
