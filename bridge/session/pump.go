@@ -5,20 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"math"
 	"time"
 
-	"github.com/eclipse/paho.golang/paho"
+	"github.com/eclipse/paho.golang/packets"
 )
-
-// Run implements paho.Pinger.
-func (p pinger) Run(ctx context.Context, c net.Conn, keepAlive uint16) error {
-	err := p.DefaultPinger.Run(ctx, c, keepAlive)
-	if err != nil {
-		p.conn.note(fmt.Errorf("keep alive: %w", err))
-	}
-	return err
-}
 
 // settleTimeout bounds the wait for PUBACKs before an orderly disconnect.
 const settleTimeout = 2 * time.Second
@@ -28,26 +19,22 @@ const settleTimeout = 2 * time.Second
 // credentials, and an error or a done ctx otherwise.
 func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	defer context.AfterFunc(ctx, l.conn.hurry)()
-	client, ca, err := s.login(ctx, l)
+	ca, err := s.login(l)
 	if err != nil {
 		return nil, &failure{err, NotLoggedIn}
 	}
-	up := &connection{s: s, client: client, link: l}
-	if p := ca.Properties; p != nil && p.MaximumPacketSize != nil {
-		up.maxPacket = int(*p.MaximumPacketSize)
-	}
+	up := s.newConnection(l, ca.Properties)
+	s.window.begin(l.conn, ca)
 	if !ca.SessionPresent {
 		s.subscribed = false
 		if s.opts.Forgotten != nil {
 			s.opts.Forgotten(s.opts.ClientID)
 		}
 	}
+	go up.read() // only now, so that no downlink comes before
 	if !s.subscribed {
-		if err := s.subscribe(ctx, client); err != nil {
-			if ctx.Err() == nil {
-				err = up.why(err)
-			}
-			up.leave()
+		if err := up.subscribe(ctx); err != nil {
+			up.leave(err)
 			return nil, err
 		}
 	}
@@ -58,32 +45,88 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	}
 	s.log.Log(ctx, level, "session up", "session_present", ca.SessionPresent, "expires", l.creds.Expires)
 	next, err := up.pump(ctx)
-	up.leave()
+	up.leave(err)
 	return next, err
 }
 
-// connection is a session while it is up. It belongs to the goroutine of Run.
+// connection is a session while it is up. It belongs to the goroutine of Run;
+// its reading goroutine uses what never changes.
 type connection struct {
-	s         *Session
-	client    *paho.Client
-	link      *link
-	maxPacket int // bytes; 0: the broker set no limit
+	s       *Session
+	link    *link
+	done    chan struct{}        // closed when nothing is read any more
+	subacks chan *packets.Suback // capacity 1: the answer that is awaited
+
+	maxPacket   int // bytes; 0: the broker set no limit
+	noWildcards bool
+	keepAlive   time.Duration
+	pinged      time.Time // when the last PINGREQ was sent; zero if it is answered
 }
 
-// leave disconnects, if that is still to do, and waits for paho's goroutines.
-// The session stays at the broker.
-func (c *connection) leave() {
-	_ = c.client.Disconnect(&paho.Disconnect{ReasonCode: 0})
+// newConnection obeys what the broker's CONNACK demands. (Retain Available asks
+// for nothing: no reading is sent with RETAIN.)
+func (s *Session) newConnection(l *link, p *packets.Properties) *connection {
+	c := &connection{s: s, link: l, done: make(chan struct{}), subacks: make(chan *packets.Suback, 1)}
+	c.keepAlive = time.Duration(seconds(s.opts.KeepAlive, math.MaxUint16)) * time.Second
+	if k := p.ServerKeepAlive; k != nil && *k > 0 {
+		// Zero would mean that the broker does not care. We do.
+		c.keepAlive = time.Duration(*k) * time.Second
+	}
+	if p.MaximumPacketSize != nil {
+		c.maxPacket = int(*p.MaximumPacketSize)
+	}
+	c.noWildcards = p.WildcardSubAvailable != nil && *p.WildcardSubAvailable == 0
+	if p.TopicAliasMaximum != nil && s.opts.TopicAlias && !s.noAlias {
+		l.conn.aliases.max = *p.TopicAliasMaximum
+	}
+	l.conn.patience(c.keepAlive / 2)
+	tune(l.conn.Conn, c.keepAlive)
+	s.noteExpiry(p.SessionExpiryInterval)
+	return c
+}
+
+// noteExpiry notes for how long the broker keeps the session, and says so once
+// if that is less than asked for.
+func (s *Session) noteExpiry(answer *uint32) {
+	wanted := seconds(s.opts.SessionExpiry, math.MaxUint32)
+	got := wanted
+	if answer != nil {
+		got = *answer
+	}
+	expiry := time.Duration(got) * time.Second
+	s.mu.Lock()
+	news := s.expiry != expiry
+	s.expiry = expiry
+	s.mu.Unlock()
+	if news && got < wanted {
+		s.log.Warn("the broker keeps the session for less time than session_expiry; downlinks of a longer outage are lost",
+			"wanted", time.Duration(wanted)*time.Second, "broker", expiry)
+	}
+}
+
+// leave ends the connection, telling the broker unless it has ended it or is
+// dead, and waits for the reading goroutine. The session stays at the broker.
+func (c *connection) leave(why error) {
+	var dead errSilent
+	if !errors.As(why, &dead) && c.s.window.disconnected() == nil {
+		code := byte(0)
+		var bad *violation
+		if errors.As(why, &bad) || errors.As(c.link.conn.cause(), &bad) {
+			code = bad.code
+		}
+		c.link.conn.disconnect(code)
+	}
+	_ = c.link.conn.Close()
+	<-c.done
 }
 
 // why says what ended the connection; otherwise is for when nothing is known.
 func (c *connection) why(otherwise error) error {
 	if d := c.s.window.disconnected(); d != nil {
-		re := &ReasonError{Packet: "DISCONNECT", Code: d.ReasonCode}
-		if d.Properties != nil {
-			re.Reason = c.s.scrub(d.Properties.ReasonString)
+		if d.ReasonCode == 0x94 {
+			c.s.noAlias = true // whose fault it may be: the full topics do as well
 		}
-		return re
+		return &ReasonError{Packet: "DISCONNECT", Code: d.ReasonCode, Reason: c.s.scrub(d.Properties.ReasonString)}
 	}
 	if cause := c.link.conn.cause(); cause != nil {
 		return fmt.Errorf("connection lost: %w", cause)
@@ -104,8 +147,11 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 	if c.link.creds.Renew.IsZero() {
 		renew.Stop()
 	}
-	unanswered := time.NewTimer(s.opts.PubackTimeout)
-	defer unanswered.Stop()
+	now := time.Now()
+	wait, _ := c.alive(now)
+	look := time.NewTimer(wait) // one timer for all that is waited for
+	defer look.Stop()
+	due := now.Add(wait)
 	var opening chan opened // the next link; nil while none is on the way
 	octx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -117,19 +163,27 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 		}
 	}()
 	for failures := 0; ; {
-		c.send(time.Now())
+		now = time.Now()
+		c.send(now)
+		if at := now.Add(s.opts.PubackTimeout); at.Before(due) && s.window.inFlight() > 0 {
+			due = at
+			look.Reset(s.opts.PubackTimeout)
+		}
 		select {
 		case <-s.wake:
 			if s.window.mustReconnect() {
 				return nil, errReconnect
 			}
-		case <-c.client.Done():
+		case <-c.done:
 			return nil, c.why(errors.New("connection lost"))
-		case <-unanswered.C:
-			if t := s.window.oldest(); !t.IsZero() && time.Since(t) >= s.opts.PubackTimeout {
-				return nil, errPuback{s.opts.PubackTimeout}
+		case <-look.C:
+			now = time.Now()
+			wait, err := c.alive(now)
+			if err != nil {
+				return nil, err
 			}
-			unanswered.Reset(s.opts.PubackTimeout / 2)
+			due = now.Add(wait)
+			look.Reset(wait)
 		case <-s.renew:
 			if !c.link.creds.Expires.IsZero() {
 				renew.Reset(0)
@@ -186,11 +240,11 @@ func (c *connection) send(now time.Time) {
 		if e == nil {
 			continue
 		}
-		p := s.packet(&e.Reading)
-		if o, tooLarge := c.oversized(p); tooLarge {
+		f := &flight{message: s.message(&e.Reading), source: src, entry: e}
+		if o, tooLarge := c.oversized(&f.message); tooLarge {
 			src.Resolve(e, o)
 		} else {
-			s.window.publish(p, src, e, now)
+			s.window.publish(f, c.maxPacket, now)
 			room--
 		}
 		s.putBack(src)
@@ -205,7 +259,7 @@ func (c *connection) settle(ctx context.Context) {
 	for c.s.window.inFlight() > 0 {
 		select {
 		case <-c.s.wake:
-		case <-c.client.Done():
+		case <-c.done:
 			return
 		case <-ctx.Done():
 			return

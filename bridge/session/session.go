@@ -56,6 +56,9 @@ type Options struct {
 	SessionExpiry time.Duration
 	// ReceiveMaximum bounds what is in flight, in both directions. Default 32.
 	ReceiveMaximum uint16
+	// TopicAlias has numbers stand for long topics on the wire where the broker
+	// allows it.
+	TopicAlias bool
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
 	// When is a reading's time, or zero if it is not known, as of one that came
@@ -81,12 +84,13 @@ type Options struct {
 // methods may be called from any goroutine at any time.
 type Session struct {
 	opts   Options
-	log    *slog.Logger
+	log    logger
 	window *window
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
 	subscribed bool         // owned by Run
+	noAlias    bool         // owned by Run: the broker objected to one
 	unasked    atomic.Int32 // downlinks at QoS 0 that are being delivered
 
 	mu      sync.Mutex // guards what follows
@@ -94,6 +98,7 @@ type Session struct {
 	trouble string
 	up      bool
 	expires time.Time
+	expiry  time.Duration
 }
 
 // State is a snapshot for people.
@@ -104,6 +109,10 @@ type State struct {
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// SessionExpiry is how long the broker keeps the session without a
+	// connection: what was asked for, unless the broker set another time. Zero
+	// before the first connection.
+	SessionExpiry time.Duration
 }
 
 // New checks the options. Nothing is connected before Run.
@@ -138,13 +147,12 @@ func New(o Options) (*Session, error) {
 	o.Backoff = o.Backoff.withDefaults()
 	s := &Session{
 		opts:    o,
-		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
+		log:     logger{o.Logger, o.Connector, o.ClientID},
 		window:  newWindow(int(o.ReceiveMaximum)),
 		wake:    make(chan struct{}, 1),
 		renew:   make(chan struct{}, 1),
 		trouble: "not connected to the broker yet",
 	}
-	s.window.changed = s.signal
 	s.window.downlinks = s.downlink
 	s.window.acked = func(packetID uint16) {
 		if o.Acked != nil {
@@ -217,7 +225,7 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires}
+	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires, SessionExpiry: s.expiry}
 }
 
 func (s *Session) setUp(c Credentials) {
