@@ -162,6 +162,7 @@ func (c *connection) subscribe(ctx context.Context) error {
 		}
 	}
 	c.link.conn.release()
+	c.subacks = nil // whatever comes now, no SUBACK is awaited
 	s.subscribed = ok
 	return nil
 }

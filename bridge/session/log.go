@@ -19,6 +19,11 @@ func (l logger) Log(ctx context.Context, level slog.Level, msg string, args ...a
 	}
 }
 
+// Info is as that of slog.Logger.
+func (l logger) Info(msg string, args ...any) {
+	l.Log(context.Background(), slog.LevelInfo, msg, args...)
+}
+
 // Warn is as that of slog.Logger.
 func (l logger) Warn(msg string, args ...any) {
 	l.Log(context.Background(), slog.LevelWarn, msg, args...)

@@ -17,8 +17,23 @@ const settleTimeout = 2 * time.Second
 // serve logs in over the link and carries readings until the connection ends.
 // It returns the next link when it left this one in order to renew the
 // credentials, and an error or a done ctx otherwise.
+//
+// What only begins and ends a connection is done by others, here and in pump: a
+// stack is as large as the frames that wait for the next event, and there is one
+// for each session.
 func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	defer context.AfterFunc(ctx, l.conn.hurry)()
+	up, err := s.establish(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	next, err := up.pump(ctx)
+	up.leave(err)
+	return next, err
+}
+
+// establish logs in, takes the session up where it was left, and subscribes.
+func (s *Session) establish(ctx context.Context, l *link) (*connection, error) {
 	ca, err := s.login(l)
 	if err != nil {
 		return nil, &failure{err, NotLoggedIn}
@@ -30,6 +45,9 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 		if s.opts.Forgotten != nil {
 			s.opts.Forgotten(s.opts.ClientID)
 		}
+	}
+	if !s.subscribed && len(s.opts.Subscribe) > 0 {
+		up.subacks = make(chan *packets.Suback, 1)
 	}
 	go up.read() // only now, so that no downlink comes before
 	if !s.subscribed {
@@ -44,9 +62,7 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 		level = slog.LevelDebug // nothing has changed for an operator
 	}
 	s.log.Log(ctx, level, "session up", "session_present", ca.SessionPresent, "expires", l.creds.Expires)
-	next, err := up.pump(ctx)
-	up.leave(err)
-	return next, err
+	return up, nil
 }
 
 // connection is a session while it is up. It belongs to the goroutine of Run;
@@ -55,18 +71,30 @@ type connection struct {
 	s       *Session
 	link    *link
 	done    chan struct{}        // closed when nothing is read any more
-	subacks chan *packets.Suback // capacity 1: the answer that is awaited
+	subacks chan *packets.Suback // capacity 1: the answer that is awaited; nil if none is
 
 	maxPacket   int // bytes; 0: the broker set no limit
 	noWildcards bool
 	keepAlive   time.Duration
 	pinged      time.Time // when the last PINGREQ was sent; zero if it is answered
+
+	look *time.Timer // one for all that is waited for
+	due  time.Time   // when it fires
+	renewal
+}
+
+// renewal is the way to the next link, with fresh credentials.
+type renewal struct {
+	at       time.Time          // when to begin; zero: never
+	opening  chan opened        // nil while no link is on the way
+	cancel   context.CancelFunc // of opening
+	failures int
 }
 
 // newConnection obeys what the broker's CONNACK demands. (Retain Available asks
 // for nothing: no reading is sent with RETAIN.)
 func (s *Session) newConnection(l *link, p *packets.Properties) *connection {
-	c := &connection{s: s, link: l, done: make(chan struct{}), subacks: make(chan *packets.Suback, 1)}
+	c := &connection{s: s, link: l, done: make(chan struct{})}
 	c.keepAlive = time.Duration(seconds(s.opts.KeepAlive, math.MaxUint16)) * time.Second
 	if k := p.ServerKeepAlive; k != nil && *k > 0 {
 		// Zero would mean that the broker does not care. We do.
@@ -142,80 +170,108 @@ type opened struct {
 
 func (c *connection) pump(ctx context.Context) (*link, error) {
 	s := c.s
-	renew := time.NewTimer(time.Until(c.link.creds.Renew))
-	defer renew.Stop()
-	if c.link.creds.Renew.IsZero() {
-		renew.Stop()
+	c.look = time.NewTimer(0)
+	defer c.stop()
+	if r := c.link.creds.Renew; !r.IsZero() {
+		c.at = time.Now().Add(time.Until(r)) // not moved by a step of the clock
 	}
-	now := time.Now()
-	wait, _ := c.alive(now)
-	look := time.NewTimer(wait) // one timer for all that is waited for
-	defer look.Stop()
-	due := now.Add(wait)
-	var opening chan opened // the next link; nil while none is on the way
-	octx, cancel := context.WithCancel(ctx)
-	defer func() {
-		cancel()
-		if opening != nil {
-			if o := <-opening; o.link != nil {
-				_ = o.link.conn.Close()
-			}
-		}
-	}()
-	for failures := 0; ; {
-		now = time.Now()
-		c.send(now)
-		if at := now.Add(s.opts.PubackTimeout); at.Before(due) && s.window.inFlight() > 0 {
-			due = at
-			look.Reset(s.opts.PubackTimeout)
-		}
+	for {
+		c.send(time.Now())
 		select {
 		case <-s.wake:
 			if s.window.mustReconnect() {
 				return nil, errReconnect
 			}
 		case <-c.done:
-			return nil, c.why(errors.New("connection lost"))
-		case <-look.C:
-			now = time.Now()
-			wait, err := c.alive(now)
-			if err != nil {
+			return nil, c.why(errLost)
+		case <-c.look.C:
+			if err := c.tick(ctx); err != nil {
 				return nil, err
 			}
-			due = now.Add(wait)
-			look.Reset(wait)
 		case <-s.renew:
-			if !c.link.creds.Expires.IsZero() {
-				renew.Reset(0)
-			}
-		case <-renew.C:
-			if opening != nil {
-				break // on its way
-			}
-			opening = make(chan opened, 1)
-			go func(to chan<- opened) {
-				l, err := s.open(octx)
-				to <- opened{l, err}
-			}(opening)
-		case o := <-opening:
-			opening = nil
-			if o.err == nil {
-				c.settle(ctx)
-				s.opts.Counts.reconnect(Renewed)
+			c.hasten()
+		case o := <-c.opening:
+			if c.reopened(ctx, o) {
 				return o.link, nil
 			}
-			failures++
-			pause := s.opts.Backoff.wait(failures, o.err)
-			if left := time.Until(c.link.creds.Expires); left > 0 {
-				pause = min(pause, left/4+time.Second)
-			}
-			s.log.Warn("credentials not renewed yet", "error", s.scrub(o.err.Error()),
-				"retry_in", pause.Round(time.Millisecond), "expires", c.link.creds.Expires)
-			renew.Reset(pause)
 		case <-ctx.Done():
 			c.settle(context.Background())
 			return nil, ctx.Err()
 		}
+	}
+}
+
+// errLost: the connection has ended and nothing says why.
+var errLost = errors.New("connection lost")
+
+// tick does what it is time for, and sets the timer for what comes next.
+func (c *connection) tick(ctx context.Context) error {
+	now := time.Now()
+	wait, err := c.alive(now)
+	if err != nil {
+		return err
+	}
+	if c.opening == nil && !c.at.IsZero() {
+		if left := c.at.Sub(now); left > 0 {
+			wait = min(wait, left)
+		} else {
+			c.reopen(ctx)
+		}
+	}
+	c.due = now.Add(wait)
+	c.look.Reset(wait)
+	return nil
+}
+
+// hasten begins the renewal now, unless the credentials last for ever.
+func (c *connection) hasten() {
+	if !c.link.creds.Expires.IsZero() {
+		c.at = time.Now()
+		c.look.Reset(0)
+	}
+}
+
+// reopen opens the next link while this one carries on.
+func (c *connection) reopen(ctx context.Context) {
+	ctx, c.cancel = context.WithCancel(ctx)
+	c.opening = make(chan opened, 1)
+	go func(s *Session, to chan<- opened) {
+		l, err := s.open(ctx)
+		to <- opened{l, err}
+	}(c.s, c.opening)
+}
+
+// reopened reports whether the next link is there, and everything in flight
+// settled so that it can take over. Otherwise there will be another attempt.
+func (c *connection) reopened(ctx context.Context, o opened) bool {
+	c.cancel()
+	c.opening = nil
+	if o.err == nil {
+		c.settle(ctx)
+		c.s.opts.Counts.reconnect(Renewed)
+		return true
+	}
+	c.failures++
+	pause := c.s.opts.Backoff.wait(c.failures, o.err)
+	if left := time.Until(c.link.creds.Expires); left > 0 {
+		pause = min(pause, left/4+time.Second)
+	}
+	c.s.log.Warn("credentials not renewed yet", "error", c.s.scrub(o.err.Error()),
+		"retry_in", pause.Round(time.Millisecond), "expires", c.link.creds.Expires)
+	c.at = time.Now().Add(pause)
+	c.look.Reset(0)
+	return false
+}
+
+// stop ends the timer, and a next link that nobody will use.
+func (c *connection) stop() {
+	c.look.Stop()
+	if c.opening == nil {
+		return
+	}
+	c.cancel()
+	if o := <-c.opening; o.link != nil {
+		_ = o.link.conn.Close()
 	}
 }
 
@@ -225,6 +281,7 @@ var errReconnect = errors.New("the broker refused a publish as not authorized or
 // send publishes what waits, as far as the window has room.
 func (c *connection) send(now time.Time) {
 	s := c.s
+	defer c.expectPubacks(now)
 	c.link.conn.cork()
 	defer c.link.conn.uncork()
 	if !s.window.resume(now) {
@@ -248,6 +305,14 @@ func (c *connection) send(now time.Time) {
 			room--
 		}
 		s.putBack(src)
+	}
+}
+
+// expectPubacks has the timer fire when the PUBACK of what is sent now is late.
+func (c *connection) expectPubacks(now time.Time) {
+	if at := now.Add(c.s.opts.PubackTimeout); at.Before(c.due) && c.s.window.inFlight() > 0 {
+		c.due = at
+		c.look.Reset(c.s.opts.PubackTimeout)
 	}
 }
 

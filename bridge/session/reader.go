@@ -70,7 +70,10 @@ func (c *connection) handle(p packet) (*packets.Disconnect, error) {
 		c.link.conn.packet(packets.PUBCOMP<<4, 2, byte(id>>8), byte(id))
 	case *packets.Suback:
 		if c.s.window.subscribed(content.PacketID) {
-			c.subacks <- content // has room: one is awaited at a time
+			select {
+			case c.subacks <- content:
+			default: // nobody waits for it any more
+			}
 		}
 	case *packets.Disconnect:
 		return content, nil
