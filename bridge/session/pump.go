@@ -22,7 +22,7 @@ const settleTimeout = 2 * time.Second
 // stack is as large as the frames that wait for the next event, and there is one
 // for each session.
 func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
-	defer context.AfterFunc(ctx, l.conn.hurry)()
+	defer context.AfterFunc(ctx, func() { l.conn.hurry(); s.signal() })()
 	up, err := s.establish(ctx, l)
 	if err != nil {
 		return nil, err
@@ -78,8 +78,8 @@ type connection struct {
 	keepAlive   time.Duration
 	pinged      time.Time // when the last PINGREQ was sent; zero if it is answered
 
-	look *time.Timer // one for all that is waited for
-	due  time.Time   // when it fires
+	look *time.Timer // signals; one for all that is waited for
+	due  time.Time   // when it fires; zero: look now
 	renewal
 }
 
@@ -168,45 +168,69 @@ type opened struct {
 	err  error
 }
 
+// pump carries readings until something ends the connection. All that can happen
+// comes as a signal, because a goroutine that waits for one channel costs an idle
+// session half a KiB less than one that waits for six.
 func (c *connection) pump(ctx context.Context) (*link, error) {
 	s := c.s
-	c.look = time.NewTimer(0)
-	defer c.stop()
 	if r := c.link.creds.Renew; !r.IsZero() {
 		c.at = time.Now().Add(time.Until(r)) // not moved by a step of the clock
 	}
+	c.look = time.AfterFunc(s.opts.PubackTimeout, s.signal)
+	defer c.stop()
 	for {
-		c.send(time.Now())
-		select {
-		case <-s.wake:
-			if s.window.mustReconnect() {
-				return nil, errReconnect
-			}
-		case <-c.done:
-			return nil, c.why(errLost)
-		case <-c.look.C:
-			if err := c.tick(ctx); err != nil {
-				return nil, err
-			}
-		case <-s.renew:
-			c.hasten()
-		case o := <-c.opening:
-			if c.reopened(ctx, o) {
-				return o.link, nil
-			}
-		case <-ctx.Done():
-			c.settle(context.Background())
-			return nil, ctx.Err()
+		if next, err := c.turn(ctx); next != nil || err != nil {
+			return next, err
+		}
+		<-s.wake
+	}
+}
+
+// turn does what there is to do. It returns the next link, or what ended this
+// connection.
+func (c *connection) turn(ctx context.Context) (*link, error) {
+	s := c.s
+	select {
+	case <-c.done:
+		return nil, c.why(errLost)
+	default:
+	}
+	if ctx.Err() != nil {
+		c.settle(context.Background())
+		return nil, ctx.Err()
+	}
+	if s.window.mustReconnect() {
+		return nil, errReconnect
+	}
+	select {
+	case <-s.renew:
+		if !c.link.creds.Expires.IsZero() {
+			c.at, c.due = time.Now(), time.Time{}
+		}
+	default:
+	}
+	select {
+	case o := <-c.opening:
+		if c.reopened(ctx, o) {
+			return o.link, nil
+		}
+	default:
+	}
+	now := time.Now()
+	if !now.Before(c.due) {
+		if err := c.tick(ctx, now); err != nil {
+			return nil, err
 		}
 	}
+	c.send(now)
+	return nil, nil
 }
 
 // errLost: the connection has ended and nothing says why.
 var errLost = errors.New("connection lost")
 
 // tick does what it is time for, and sets the timer for what comes next.
-func (c *connection) tick(ctx context.Context) error {
-	now := time.Now()
+func (c *connection) tick(ctx context.Context, now time.Time) error {
 	wait, err := c.alive(now)
 	if err != nil {
 		return err
@@ -223,14 +247,6 @@ func (c *connection) tick(ctx context.Context) error {
 	return nil
 }
 
-// hasten begins the renewal now, unless the credentials last for ever.
-func (c *connection) hasten() {
-	if !c.link.creds.Expires.IsZero() {
-		c.at = time.Now()
-		c.look.Reset(0)
-	}
-}
-
 // reopen opens the next link while this one carries on.
 func (c *connection) reopen(ctx context.Context) {
 	ctx, c.cancel = context.WithCancel(ctx)
@@ -238,6 +254,7 @@ func (c *connection) reopen(ctx context.Context) {
 	go func(s *Session, to chan<- opened) {
 		l, err := s.open(ctx)
 		to <- opened{l, err}
+		s.signal()
 	}(c.s, c.opening)
 }
 
@@ -258,8 +275,7 @@ func (c *connection) reopened(ctx context.Context, o opened) bool {
 	}
 	c.s.log.Warn("credentials not renewed yet", "error", c.s.scrub(o.err.Error()),
 		"retry_in", pause.Round(time.Millisecond), "expires", c.link.creds.Expires)
-	c.at = time.Now().Add(pause)
-	c.look.Reset(0)
+	c.at, c.due = time.Now().Add(pause), time.Time{}
 	return false
 }
 

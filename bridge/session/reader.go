@@ -9,6 +9,7 @@ import (
 // read takes what the broker sends until the connection ends. It is the
 // connection's one goroutine besides that of Run, which waits for it in leave.
 func (c *connection) read() {
+	defer c.s.signal()
 	defer close(c.done)
 	var answered bool // a PUBACK has come since the pump was told
 	tell := func() {

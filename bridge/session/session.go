@@ -216,6 +216,7 @@ func (s *Session) Renew() {
 	case s.renew <- struct{}{}:
 	default:
 	}
+	s.signal()
 }
 
 // Trouble implements bridge.Uplink.
