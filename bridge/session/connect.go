@@ -131,6 +131,7 @@ const filtersPerSubscribe = 50
 func (c *connection) subscribe(ctx context.Context) error {
 	s := c.s
 	if len(s.opts.Subscribe) > 0 && c.noWildcards {
+		s.note("no downlinks: the broker does not allow wildcards in subscriptions")
 		s.log.Error("no downlinks: the broker does not allow wildcards in subscriptions")
 		return nil
 	}
@@ -157,6 +158,7 @@ func (c *connection) subscribe(ctx context.Context) error {
 			}
 			ok = false
 			re := &ReasonError{Packet: "SUBACK", Code: code, Reason: s.scrub(sa.Properties.ReasonString)}
+			s.note("no downlinks: the subscription was refused: " + re.Error())
 			s.log.Error("no downlinks: the broker refused the subscription; check downlink_topic and the device's rights",
 				"device", devices[i], "error", re)
 		}

@@ -273,7 +273,9 @@ func (c *connection) reopened(ctx context.Context, o opened) bool {
 	if left := time.Until(c.link.creds.Expires); left > 0 {
 		pause = min(pause, left/4+time.Second)
 	}
-	c.s.log.Warn("credentials not renewed yet", "error", c.s.scrub(o.err.Error()),
+	text := c.s.scrub(o.err.Error())
+	c.s.note("credentials not renewed yet: " + text)
+	c.s.log.Warn("credentials not renewed yet", "error", text,
 		"retry_in", pause.Round(time.Millisecond), "expires", c.link.creds.Expires)
 	c.at, c.due = time.Now().Add(pause), time.Time{}
 	return false
