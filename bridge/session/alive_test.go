@@ -50,17 +50,18 @@ func TestPings(t *testing.T) {
 		min, max int32 // in an hour
 	}{
 		{"both ways", true, true, 0, 0},
+		{"up only", true, false, 60, 70},
 		{"down only", false, true, 60, 70},
 		{"idle", false, false, 60, 70},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r, _, p := subscribed(t, nil)
+				r, _, p := subscribed(t, func(o *Options) { o.ReceiveMaximum, o.PubackTimeout = 1000, 2*time.Hour })
 				for range 6 * 60 {
 					time.Sleep(10 * time.Second)
 					if tt.up {
 						r.submit(dev, "1")
-						p.puback(p.publish("1").PacketID, 0)
+						p.publish("1") // and no PUBACK
 					}
 					if tt.down {
 						p.downlink(0, false, downTo, "x")
@@ -73,6 +74,25 @@ func TestPings(t *testing.T) {
 					t.Errorf("trouble %q", s)
 				}
 			})
+		})
+	}
+}
+
+// The deadline for a PUBACK counts from the publish, wherever the keep alive is.
+func TestPubackDeadline(t *testing.T) {
+	for idle := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newServer(t)
+			r := start(t, srv, nil)
+			p := srv.accept(false)
+			time.Sleep(time.Duration(idle) * 5 * time.Second)
+			r.submit(dev, "1")
+			p.publish("1")
+			sent := time.Now()
+			p.left()
+			if d := time.Since(sent); d != 30*time.Second {
+				t.Errorf("gave up after %s, want 30s", d)
+			}
 		})
 	}
 }
