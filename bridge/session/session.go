@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/eclipse/paho.golang/packets"
-
 	"fieldbridge/bridge"
 )
 
@@ -110,15 +108,17 @@ type Options struct {
 // methods may be called from any goroutine at any time.
 type Session struct {
 	opts   Options
-	log    *slog.Logger
+	log    logger
 	window *window
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
 	unasked atomic.Int32 // downlinks at QoS 0 that are being delivered
+	used    atomic.Bool  // something has come since the pump last looked
 
 	// Owned by Run.
 	subscribed bool
+	noAlias    bool   // the broker objected to one
 	met        bool   // the broker has let us in once
 	key        string // the one that it let us in with; "" if there is but one
 	redirect   redirect
@@ -132,6 +132,7 @@ type Session struct {
 	alarm   bool
 	since   time.Time // when this connection came up; zero: there is none
 	expires time.Time
+	expiry  time.Duration
 	last    string // the last error
 	lastAt  time.Time
 }
@@ -148,6 +149,10 @@ type State struct {
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// SessionExpiry is how long the broker keeps the session without a
+	// connection: what was asked for, unless the broker set another time. Zero
+	// before the first connection.
+	SessionExpiry time.Duration
 	// LastError is the last thing that went wrong, and LastErrorAt when; "" if
 	// nothing did. It stays when the session is up again. It names no secret.
 	LastError   string
@@ -189,7 +194,7 @@ func New(o Options) (*Session, error) {
 	o.Backoff = o.Backoff.withDefaults()
 	s := &Session{
 		opts:    o,
-		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
+		log:     logger{o.Logger, o.Connector, o.ClientID},
 		window:  newWindow(int(o.ReceiveMaximum)),
 		wake:    make(chan struct{}, 1),
 		renew:   make(chan struct{}, 1),
@@ -198,11 +203,7 @@ func New(o Options) (*Session, error) {
 	if o.OnDemand {
 		s.idle, s.trouble = true, ""
 	}
-	s.window.changed = s.signal
-	s.window.downlinks = func(p *packets.Publish) bool {
-		s.signal() // the session is in use
-		return s.downlink(p)
-	}
+	s.window.downlinks = s.downlink
 	s.window.acked = func(packetID uint16) {
 		if o.Acked != nil {
 			o.Acked(o.ClientID, packetID)
@@ -265,6 +266,7 @@ func (s *Session) Renew() {
 	case s.renew <- struct{}{}:
 	default:
 	}
+	s.signal()
 }
 
 // Trouble implements bridge.Uplink.
@@ -276,7 +278,7 @@ func (s *Session) State() State {
 	defer s.mu.Unlock()
 	return State{
 		Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
-		LastError: s.last, LastErrorAt: s.lastAt,
+		SessionExpiry: s.expiry, LastError: s.last, LastErrorAt: s.lastAt,
 	}
 }
 
