@@ -174,7 +174,7 @@ func (b *Bridge) newGuest(id DeviceID) *Lane {
 func (b *Bridge) forget(l *Lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.passing[l.device] == l && l.held.Load() == 0 && (l.departed() || l.idle()) {
+	if b.passing[l.device] == l && l.held.Load() == 0 && (l.vacated() || l.idle()) {
 		delete(b.passing, l.device)
 	}
 }

@@ -70,7 +70,7 @@ func (b *Bridge) CheckLanes() error {
 		if n, _, _ := v.check(); int(v.held.Load()) != n {
 			return fmt.Errorf("visitor %s: counted %d readings, it has %d", id, v.held.Load(), n)
 		}
-		if v.idle() || v.departed() && v.held.Load() == 0 {
+		if v.idle() || v.vacated() && v.held.Load() == 0 {
 			return fmt.Errorf("visitor %s is kept and has nothing", id)
 		}
 	}

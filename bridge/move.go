@@ -255,3 +255,10 @@ func (l *Lane) departed() bool {
 	_, ok := l.terms.Load().Uplink.(nowhere)
 	return ok
 }
+
+// vacated reports whether nothing of a departed lane is left or expected.
+func (l *Lane) vacated() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.departed() && !l.loading
+}
