@@ -51,6 +51,15 @@ func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 			return nil, err
 		}
 	}
+	if len(s.unwanted) > 0 {
+		if err := s.unsubscribe(ctx, client); err != nil {
+			if ctx.Err() == nil {
+				err = up.why(err)
+			}
+			up.leave()
+			return nil, err
+		}
+	}
 	s.setUp(l.creds)
 	level := slog.LevelInfo
 	if l.renewal {
@@ -71,9 +80,9 @@ type connection struct {
 }
 
 // leave disconnects, if that is still to do, and waits for paho's goroutines.
-// The session stays at the broker.
+// The session stays at the broker, unless it is abandoned.
 func (c *connection) leave() {
-	_ = c.client.Disconnect(&paho.Disconnect{ReasonCode: 0})
+	_ = c.client.Disconnect(c.s.farewell())
 }
 
 // why says what ended the connection; otherwise is for when nothing is known.

@@ -86,6 +86,8 @@ type Session struct {
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
+	unwanted   []string     // filters to unsubscribe; owned by Run
+	abandoned  atomic.Bool  // the broker is to forget the session
 	subscribed bool         // owned by Run
 	unasked    atomic.Int32 // downlinks at QoS 0 that are being delivered
 
