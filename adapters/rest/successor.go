@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"time"
 )
 
 // Successor makes a server with other options on the same socket, so that no
@@ -29,5 +31,44 @@ func (s *Server) Successor(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hand over http listener: %w", err)
 	}
+	s.followed.Store(true)
 	return newServer(o, s.accepter, ln), nil
+}
+
+const (
+	// handOverTime is what clients get to send what they have begun to a server
+	// that has a successor.
+	handOverTime = time.Second
+	handOverLook = 2 * time.Millisecond
+)
+
+// handOver lets the connections that are open, and the requests that are being
+// sent, come to an end before the drain: http.Server drops requests that it
+// reads once that has begun, and with a successor no client need know.
+func (s *Server) handOver() {
+	if !s.followed.Load() {
+		return
+	}
+	s.http.SetKeepAlivesEnabled(false)
+	over := time.NewTimer(handOverTime)
+	defer over.Stop()
+	look := time.NewTicker(handOverLook)
+	defer look.Stop()
+	for s.conns.Load() > 0 {
+		select {
+		case <-look.C:
+		case <-over.C:
+			return
+		}
+	}
+}
+
+// count is told of every connection's states by http.Server.
+func (s *Server) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Add(-1)
+	}
 }

@@ -1,11 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync/atomic"
-
-	"context"
 
 	"fieldbridge/adapters/rest"
 	"fieldbridge/adapters/serial"

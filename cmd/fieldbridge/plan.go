@@ -195,6 +195,3 @@ func changed[K comparable, V any](old, next map[K]V) (out, in []K) {
 	}
 	return out, in
 }
-
-// empty reports whether nothing has to be done.
-func (p plan) empty() bool { return reflect.DeepEqual(p, plan{}) }
