@@ -33,7 +33,7 @@ const (
 // gateway is the daemon: everything that a configuration asks for, wired.
 type gateway struct {
 	log     *slog.Logger
-	relog   func(config.Log) // nil: the log stays as it is
+	reset   func(*config.Config) // sets what is the process's; nil: nothing is
 	spool   *spool.DB
 	clock   *clock.Clock
 	bridge  *bridge.Bridge

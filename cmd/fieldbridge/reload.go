@@ -157,8 +157,8 @@ func (c *change) commit(ctx contexts) error {
 
 // tune applies what only has to be set.
 func (g *gateway) tune(cfg *config.Config) {
-	if g.relog != nil {
-		g.relog(cfg.Log)
+	if g.reset != nil {
+		g.reset(cfg)
 	}
 	g.bridge.Tune(cfg.AckTimeout, cfg.Spool.MaxAge)
 	g.spool.SetLimits(spool.Limits{

@@ -36,12 +36,16 @@ there is a mistake, nothing changes, and the log says what it is.`,
 			if err != nil {
 				return err
 			}
+			limitMemory(cfg)
 			log, set := newChangingLogger(c.ErrOrStderr(), cfg.Log)
 			g, err := newGateway(cfg, log)
 			if err != nil {
 				return err
 			}
-			g.relog = set
+			g.reset = func(cfg *config.Config) {
+				set(cfg.Log)
+				limitMemory(cfg)
+			}
 			v, commit := buildVersion()
 			log.Info("fieldbridge starts", "version", v, "commit", commit, "config", path)
 			return g.runWithReloads(c.Context(), hups)
