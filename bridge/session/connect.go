@@ -33,7 +33,7 @@ func (s *Session) open(ctx context.Context) (*link, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.ConnectTimeout)
 	defer cancel()
-	c, err := s.opts.Endpoint.connect(ctx)
+	c, err := s.endpoint().connect(ctx)
 	if err != nil {
 		return nil, &failure{err, Unreachable}
 	}
@@ -63,6 +63,7 @@ func (s *Session) login(ctx context.Context, l *link) (*paho.Client, *paho.Conna
 		re := &ReasonError{Packet: "CONNACK", Code: ca.ReasonCode}
 		if ca.Properties != nil {
 			re.Reason = s.scrub(ca.Properties.ReasonString)
+			re.Server = s.scrub(ca.Properties.ServerReference)
 		}
 		return nil, nil, re
 	case errors.Is(err, errRefused):
@@ -91,9 +92,9 @@ func (s *Session) connectPacket(c Credentials) *paho.Connect {
 		KeepAlive:    uint16(seconds(s.opts.KeepAlive, math.MaxUint16)),
 		CleanStart:   false,
 		Username:     c.Username,
-		UsernameFlag: true,
+		UsernameFlag: c.Username != "" || !c.Password.IsZero(),
 		Password:     []byte(c.Password.Reveal()),
-		PasswordFlag: true,
+		PasswordFlag: !c.Password.IsZero(),
 		Properties: &paho.ConnectProperties{
 			SessionExpiryInterval: &expiry,
 			ReceiveMaximum:        &receive,
@@ -134,6 +135,7 @@ func (s *Session) subscribe(ctx context.Context, client *paho.Client) error {
 			return errors.New("subscribe: no answer from the broker")
 		}
 		for i, code := range sa.Reasons {
+			s.opts.Counts.code(suback, code)
 			if code < 0x80 {
 				continue
 			}
@@ -143,7 +145,7 @@ func (s *Session) subscribe(ctx context.Context, client *paho.Client) error {
 				re.Reason = s.scrub(sa.Properties.ReasonString)
 			}
 			s.note("no downlinks: the subscription was refused: " + re.Error())
-			s.log.Error("no downlinks: the broker refused the subscription; check downlink_topic and the device's rights",
+			s.log.Error("no downlinks: the broker refused the subscription",
 				"device", devices[min(i, n-1)], "error", re)
 		}
 		devices = devices[n:]

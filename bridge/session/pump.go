@@ -29,6 +29,7 @@ const settleTimeout = 2 * time.Second
 func (s *Session) serve(ctx context.Context, l *link) (*link, error) {
 	defer context.AfterFunc(ctx, l.conn.hurry)()
 	client, ca, err := s.login(ctx, l)
+	s.answered(l.creds, err)
 	if err != nil {
 		return nil, &failure{err, NotLoggedIn}
 	}
@@ -91,6 +92,7 @@ func (c *connection) why(otherwise error) error {
 		re := &ReasonError{Packet: "DISCONNECT", Code: d.ReasonCode}
 		if d.Properties != nil {
 			re.Reason = c.s.scrub(d.Properties.ReasonString)
+			re.Server = c.s.scrub(d.Properties.ServerReference)
 		}
 		return re
 	}
@@ -115,6 +117,8 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 	}
 	unanswered := time.NewTimer(s.opts.PubackTimeout)
 	defer unanswered.Stop()
+	idle := s.watchIdle()
+	defer idle.stop()
 	var opening chan opened // the next link; nil while none is on the way
 	octx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -132,6 +136,12 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 			if s.window.mustReconnect() {
 				return nil, errReconnect
 			}
+			idle.touch()
+		case <-idle.C:
+			if s.quiet() {
+				return nil, errIdle
+			}
+			idle.touch()
 		case <-c.client.Done():
 			return nil, c.why(errors.New("connection lost"))
 		case <-unanswered.C:
@@ -149,7 +159,7 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 			}
 			opening = make(chan opened, 1)
 			go func(to chan<- opened) {
-				l, err := s.open(octx)
+				l, err := s.openInTurn(octx, true)
 				to <- opened{l, err}
 			}(opening)
 		case o := <-opening:
@@ -184,6 +194,10 @@ func (c *connection) send(now time.Time) {
 	s := c.s
 	c.link.conn.cork()
 	defer c.link.conn.uncork()
+	if s.throttle.hold(now, s.signal) {
+		return
+	}
+	s.window.oneAtATime(s.throttle.active(now))
 	if !s.window.resume(now) {
 		return
 	}

@@ -15,7 +15,7 @@ const strikesAllowed = 2
 // something that we sent: most likely one of the publishes in flight.
 func blamesPublish(code byte) bool {
 	switch code {
-	case 0x81, 0x82, 0x95: // malformed packet, protocol error, packet too large
+	case 0x81, 0x82, 0x90, 0x95, 0x99: // malformed packet, protocol error, topic name, packet too large, payload format
 		return true
 	}
 	return false

@@ -42,6 +42,7 @@ type window struct {
 	acks      []*ack
 	lost      *packets.Disconnect // the server's DISCONNECT on this connection
 	suspects  suspects
+	single    bool // the broker asked for fewer publishes
 }
 
 // flight is a publish without its PUBACK.
@@ -179,10 +180,17 @@ func (w *window) room() int {
 
 // allowed is how many publishes may be in flight. It is called with mu held.
 func (w *window) allowed() int {
-	if w.suspects.any() {
+	if w.single || w.suspects.any() {
 		return 1
 	}
 	return w.max
+}
+
+// oneAtATime sets whether no more than one publish may be in flight.
+func (w *window) oneAtATime(single bool) {
+	w.mu.Lock()
+	w.single = single
+	w.mu.Unlock()
 }
 
 // publish sends an entry. The caller has asked for room before and is the only

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,7 @@ moment, because the client id is the same.`,
 			if err != nil {
 				return err
 			}
-			keys, err := signers(cfg)
+			keys, err := signers(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
@@ -97,7 +98,7 @@ func checkLive(ctx context.Context, out io.Writer, w *wiring) error {
 // probeSession picks a session of the connector: the shared one or that of its
 // first device. It returns nil if there is none.
 func probeSession(w *wiring, c *config.Connector) (s *session.Session, as string, err error) {
-	if c.Auth == config.AuthUplinkSecret {
+	if !c.PerDevice {
 		s, err = w.sharedSession(c)
 		return s, "", err
 	}

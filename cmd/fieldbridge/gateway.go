@@ -59,7 +59,7 @@ func (g *gateway) now() *lineup { return g.current.Load() }
 // Nothing runs before run; nothing needs a broker, a port or the right time to
 // be there. Who does not call run calls close.
 func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
-	keys, err := signers(cfg)
+	keys, err := signers(cfg, log)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +292,7 @@ func notify(log *slog.Logger, state string) {
 type readyDocument struct {
 	Sessions         int           `json:"sessions"`
 	SessionsUp       int           `json:"sessionsUp"`
+	SessionsIdle     int           `json:"sessionsIdle"`
 	SerialPorts      int           `json:"serialPorts"`
 	SerialPortsUp    int           `json:"serialPortsUp"`
 	ReadingsInMemory int           `json:"readingsInMemory"`
@@ -308,8 +309,11 @@ func (g *gateway) ready() (bool, any) {
 		Clock: clockOf(g.clock.State()), Spool: g.spoolDocument(*g.looked.Load()),
 	}
 	for _, s := range l.sessions {
-		if s.State().Up {
+		switch st := s.State(); {
+		case st.Up:
 			d.SessionsUp++
+		case st.Idle:
+			d.SessionsIdle++
 		}
 	}
 	for _, p := range l.ports {

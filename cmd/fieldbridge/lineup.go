@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync/atomic"
 
@@ -25,6 +26,7 @@ type lineup struct {
 	sessions []*session.Session // in the order of the configuration
 	byKey    map[sessionKey]*session.Session
 	ports    map[string]*serial.Port
+	shared   map[string]common          // by connector
 	targets  map[string]*portTarget     // by the port's name
 	hooks    map[string]*webhook.Target // by URL
 }
@@ -49,6 +51,19 @@ func (l *lineup) close() {
 	}
 }
 
+// shareWith is what new sessions of connectors that have not changed share with
+// those that go on: one budget of connects is for all of them.
+func (l *lineup) shareWith(next *lineup) map[string]common {
+	shared := map[string]common{}
+	for name, c := range l.shared {
+		was, is := l.layout.connectors[name], next.layout.connectors[name]
+		if reflect.DeepEqual(was, is) {
+			shared[name] = c
+		}
+	}
+	return shared
+}
+
 // portTarget is a serial port as a target of downlinks: the same one when the
 // port is opened anew with other settings.
 type portTarget struct{ port atomic.Pointer[serial.Port] }
@@ -69,16 +84,19 @@ type change struct {
 }
 
 // prepare makes everything that p asks for and that can fail.
-func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Signer, p plan) (_ *change, err error) {
+func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ring, p plan) (_ *change, err error) {
 	c := &change{g: g, plan: p, old: g.now(), lineup: newLineup(g, cfg)}
 	defer func() {
 		if err != nil {
 			c.discard()
 		}
 	}()
-	if err := c.makeSessions(g.wiring(cfg, keys)); err != nil {
+	w := g.wiring(cfg, keys)
+	w.shared = c.old.shareWith(c.lineup)
+	if err := c.makeSessions(w); err != nil {
 		return nil, err
 	}
+	c.lineup.shared = w.shared
 	intake := countingIntake{g.bridge, g.metrics}
 	l := c.lineup
 	for _, s := range cfg.Serials {
@@ -106,7 +124,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Si
 }
 
 // wiring is what the sessions of a configuration have in common.
-func (g *gateway) wiring(cfg *config.Config, keys map[bridge.DeviceID]*token.Signer) *wiring {
+func (g *gateway) wiring(cfg *config.Config, keys map[bridge.DeviceID]*token.Ring) *wiring {
 	return &wiring{
 		cfg: cfg, signers: keys, log: g.log, downlinks: g.bridge.Downlink,
 		acked:     g.spool.DownlinkAcked,

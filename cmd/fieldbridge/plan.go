@@ -33,21 +33,23 @@ type deviceSpec struct {
 // layout is a configuration as the gateway's parts see it: what belongs to each,
 // and nothing of where it stands in the files.
 type layout struct {
-	sessions map[sessionKey]sessionSpec
-	order    []sessionKey
-	devices  map[bridge.DeviceID]deviceSpec
-	others   *deviceSpec // of devices that are not listed; nil: refused
-	routes   map[bridge.DeviceID][]config.Downlink
-	ports    map[string]config.Serial
-	hooks    map[string]bool // by URL
-	http     config.HTTP
+	connectors map[string]config.Connector // without what makes no other session
+	sessions   map[sessionKey]sessionSpec
+	order      []sessionKey
+	devices    map[bridge.DeviceID]deviceSpec
+	others     *deviceSpec // of devices that are not listed; nil: refused
+	routes     map[bridge.DeviceID][]config.Downlink
+	ports      map[string]config.Serial
+	hooks      map[string]bool // by URL
+	http       config.HTTP
 }
 
 // newLayout is pure: what it returns depends on cfg alone and shares nothing
 // that is changed.
 func newLayout(cfg *config.Config) *layout {
 	l := &layout{
-		sessions: map[sessionKey]sessionSpec{}, devices: map[bridge.DeviceID]deviceSpec{},
+		connectors: map[string]config.Connector{},
+		sessions:   map[sessionKey]sessionSpec{}, devices: map[bridge.DeviceID]deviceSpec{},
 		routes: map[bridge.DeviceID][]config.Downlink{}, ports: map[string]config.Serial{},
 		hooks: map[string]bool{}, http: cfg.HTTP,
 	}
@@ -77,7 +79,8 @@ func (l *layout) connector(cfg *config.Config, c *config.Connector) {
 	// no other session.
 	bare := *c
 	bare.Pos, bare.KeyFile, bare.AnyDevice, bare.MaxPayload = config.Position{}, "", false, 0
-	shared := c.Auth == config.AuthUplinkSecret
+	l.connectors[c.Name] = bare
+	shared := !c.PerDevice
 	common := sessionSpec{connector: bare, gateway: cfg.Gateway}
 	key := sessionKey{connector: c.Name}
 	for _, d := range cfg.Devices {
@@ -101,7 +104,7 @@ func (l *layout) connector(cfg *config.Config, c *config.Connector) {
 	}
 	if c.AnyDevice {
 		l.others = &deviceSpec{
-			session: key, maxPayload: c.MaxPayload, spoolFirst: cfg.Durability == config.DurabilityAlways,
+			session: sessionKey{connector: c.Name}, maxPayload: c.MaxPayload, spoolFirst: cfg.Durability == config.DurabilityAlways,
 		}
 	}
 }

@@ -18,7 +18,7 @@ func planConfig() *config.Config {
 		Gateway: "gw", Durability: config.DurabilityAuto,
 		HTTP: config.HTTP{Listen: "127.0.0.1:8080", MaxBody: 100},
 		Connectors: []config.Connector{
-			{Name: "plant", Address: "b:1883", Auth: config.AuthDeviceCredentials, MaxPayload: 10},
+			{Name: "plant", Address: "b:1883", Auth: config.AuthDeviceCredentials, PerDevice: true, MaxPayload: 10},
 			{Name: "yard", Address: "b:1883", Auth: config.AuthUplinkSecret, ID: "yard-id", Secret: bridge.NewSecret("s"), MaxPayload: 10},
 		},
 		Devices: []config.Device{
