@@ -148,9 +148,13 @@ func (c *connection) subscribe(ctx context.Context) error {
 			})
 		}
 		_, _ = sub.WriteTo(c.link.conn) // the connection notes its errors
-		sa, err := c.suback(ctx)
+		answer, err := c.answer(ctx, "subscribe")
 		if err != nil {
 			return err
+		}
+		sa, right := answer.(*packets.Suback)
+		if !right {
+			return &violation{0x82, "subscribe: the broker answered with UNSUBACK"}
 		}
 		if len(sa.Reasons) != len(devices) {
 			return &violation{0x82, fmt.Sprintf("subscribe: the broker answered %d filters with %d codes", len(devices), len(sa.Reasons))}
@@ -168,22 +172,22 @@ func (c *connection) subscribe(ctx context.Context) error {
 		}
 	}
 	c.link.conn.release()
-	c.subacks = nil // whatever comes now, no SUBACK is awaited
 	s.subscribed = ok
 	return nil
 }
 
-// suback waits for the answer to the SUBSCRIBE that has been sent.
-func (c *connection) suback(ctx context.Context) (*packets.Suback, error) {
+// answer waits for the answer to the SUBSCRIBE or UNSUBSCRIBE that has been sent.
+func (c *connection) answer(ctx context.Context, to string) (packets.Packet, error) {
+	none := errors.New(to + ": no answer from the broker")
 	late := time.NewTimer(c.s.opts.ConnectTimeout)
 	defer late.Stop()
 	select {
-	case sa := <-c.subacks:
-		return sa, nil
+	case a := <-c.answers:
+		return a, nil
 	case <-c.done:
-		return nil, c.why(errors.New("subscribe: no answer from the broker"))
+		return nil, c.why(none)
 	case <-late.C:
-		return nil, errors.New("subscribe: no answer from the broker")
+		return nil, none
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

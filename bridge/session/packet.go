@@ -103,6 +103,8 @@ func unpack(p packet) (packets.Packet, error) {
 		}
 	case *packets.Suback:
 		c.Reasons = bytes.Clone(c.Reasons)
+	case *packets.Unsuback:
+		c.Reasons = bytes.Clone(c.Reasons)
 	}
 	return cp.Content, nil
 }

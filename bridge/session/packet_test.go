@@ -81,7 +81,7 @@ func FuzzServer(f *testing.F) {
 		c := r.newConnection(&link{conn: newConn(&recorder{})}, &packets.Properties{})
 		w.begin(c.link.conn, &packets.Connack{SessionPresent: true, Properties: &packets.Properties{}})
 		w.subscribing()
-		c.subacks = make(chan *packets.Suback, 1)
+		c.answers = make(chan packets.Packet, 1)
 		r.submit(dev, "1", "2")
 		for range 2 {
 			s := r.take()

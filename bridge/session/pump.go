@@ -47,8 +47,8 @@ func (s *Session) establish(ctx context.Context, l *link) (*connection, error) {
 			s.opts.Forgotten(s.opts.ClientID)
 		}
 	}
-	if !s.subscribed && len(s.opts.Subscribe) > 0 {
-		up.subacks = make(chan *packets.Suback, 1)
+	if !s.subscribed && len(s.opts.Subscribe) > 0 || len(s.unwanted) > 0 {
+		up.answers = make(chan packets.Packet, 1)
 	}
 	go up.read() // only now, so that no downlink comes before
 	if !s.subscribed {
@@ -57,6 +57,13 @@ func (s *Session) establish(ctx context.Context, l *link) (*connection, error) {
 			return nil, err
 		}
 	}
+	if len(s.unwanted) > 0 {
+		if err := up.unsubscribe(ctx); err != nil {
+			up.leave(err)
+			return nil, err
+		}
+	}
+	up.answers = nil // none is awaited from here on
 	s.setUp(l.creds)
 	level := slog.LevelInfo
 	if l.renewal {
@@ -71,8 +78,8 @@ func (s *Session) establish(ctx context.Context, l *link) (*connection, error) {
 type connection struct {
 	s       *Session
 	link    *link
-	done    chan struct{}        // closed when nothing is read any more
-	subacks chan *packets.Suback // capacity 1: the answer that is awaited; nil if none is
+	done    chan struct{}       // closed when nothing is read any more
+	answers chan packets.Packet // capacity 1: the SUBACK or UNSUBACK that is awaited; nil if none is
 
 	maxPacket   int // bytes; 0: the broker set no limit
 	noWildcards bool
@@ -135,7 +142,8 @@ func (s *Session) noteExpiry(answer *uint32) {
 }
 
 // leave ends the connection, telling the broker unless it has ended it or is
-// dead, and waits for the reading goroutine. The session stays at the broker.
+// dead, and waits for the reading goroutine. The session stays at the broker,
+// unless it is abandoned.
 func (c *connection) leave(why error) {
 	var dead errSilent
 	if !errors.As(why, &dead) && c.s.window.disconnected() == nil {
@@ -144,7 +152,11 @@ func (c *connection) leave(why error) {
 		if errors.As(why, &bad) || errors.As(c.link.conn.cause(), &bad) {
 			code = bad.code
 		}
-		c.link.conn.disconnect(code)
+		if code == 0 && c.s.abandoned.Load() {
+			_, _ = farewell().WriteTo(c.link.conn)
+		} else {
+			c.link.conn.disconnect(code)
+		}
 	}
 	_ = c.link.conn.Close()
 	<-c.done

@@ -48,9 +48,9 @@ func (c *connection) handle(p packet) (*packets.Disconnect, error) {
 		}
 		c.s.window.acknowledged(id, code, reason)
 		return nil, nil
-	case packets.PINGRESP, packets.PUBREC, packets.PUBCOMP, packets.UNSUBACK:
+	case packets.PINGRESP, packets.PUBREC, packets.PUBCOMP:
 		return nil, nil // that it came is noted; or answers to what is never sent
-	case packets.PUBLISH, packets.PUBREL, packets.SUBACK, packets.DISCONNECT:
+	case packets.PUBLISH, packets.PUBREL, packets.SUBACK, packets.UNSUBACK, packets.DISCONNECT:
 	default:
 		return nil, &violation{0x82, fmt.Sprintf("the broker sent a packet of type %d, which has no place here", p.kind)}
 	}
@@ -70,14 +70,21 @@ func (c *connection) handle(p packet) (*packets.Disconnect, error) {
 		id := content.PacketID
 		c.link.conn.packet(packets.PUBCOMP<<4, 2, byte(id>>8), byte(id))
 	case *packets.Suback:
-		if c.s.window.subscribed(content.PacketID) {
-			select {
-			case c.subacks <- content:
-			default: // nobody waits for it any more
-			}
-		}
+		c.answered(content.PacketID, content)
+	case *packets.Unsuback:
+		c.answered(content.PacketID, content)
 	case *packets.Disconnect:
 		return content, nil
 	}
 	return nil, nil
+}
+
+// answered passes on the answer to a SUBSCRIBE or UNSUBSCRIBE if it is awaited.
+func (c *connection) answered(id uint16, p packets.Packet) {
+	if c.s.window.subscribed(id) {
+		select {
+		case c.answers <- p:
+		default: // nobody waits for it any more
+		}
+	}
 }

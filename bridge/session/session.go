@@ -113,14 +113,16 @@ type Session struct {
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
-	unasked atomic.Int32 // downlinks at QoS 0 that are being delivered
-	used    atomic.Bool  // something has come since the pump last looked
+	unasked   atomic.Int32 // downlinks at QoS 0 that are being delivered
+	used      atomic.Bool  // something has come since the pump last looked
+	abandoned atomic.Bool  // the broker is to forget the session
 
 	// Owned by Run.
 	subscribed bool
-	noAlias    bool   // the broker objected to one
-	met        bool   // the broker has let us in once
-	key        string // the one that it let us in with; "" if there is but one
+	unwanted   []string // filters to unsubscribe
+	noAlias    bool     // the broker objected to one
+	met        bool     // the broker has let us in once
+	key        string   // the one that it let us in with; "" if there is but one
 	redirect   redirect
 	throttle   throttle
 

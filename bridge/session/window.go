@@ -255,7 +255,7 @@ func (w *window) subscribing() uint16 {
 	return w.subID
 }
 
-// subscribed reports whether a SUBACK with this id is awaited, once.
+// subscribed reports whether a SUBACK or UNSUBACK with this id is awaited, once.
 func (w *window) subscribed(id uint16) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

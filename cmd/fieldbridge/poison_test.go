@@ -78,7 +78,7 @@ func (p *poisoned) awaitEmpty(nudge func()) {
 	p.t.Helper()
 	eventually(p.t, "all lines read", func() bool {
 		nudge()
-		return p.g.gw.ports["scale"].Stats().FramesGood == uint64(poisonGood+len(p.bad))
+		return p.g.gw.now().ports["scale"].Stats().FramesGood == uint64(poisonGood+len(p.bad))
 	})
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -93,7 +93,7 @@ func (p *poisoned) awaitEmpty(nudge func()) {
 }
 
 // session is the device's.
-func (p *poisoned) session() *session.Session { return p.g.gw.sessions[0] }
+func (p *poisoned) session() *session.Session { return p.g.gw.now().sessions[0] }
 
 // down reports, once for each time, that the session is down with this trouble.
 // Session.Renew ends the pause before it connects again, which grows to minutes.
