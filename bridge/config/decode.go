@@ -96,6 +96,12 @@ func (s *source) value(path string, v any, field reflect.Value) {
 		s.size(path, v, (*Size)(dst))
 	case *[]string:
 		s.texts(path, v, dst)
+	case *map[string]any:
+		if values, ok := v.(map[string]any); ok {
+			*dst = values
+			return
+		}
+		s.wrongType(path, "a table", v, `such as { role = "sensor" }`)
 	default:
 		if field.Kind() == reflect.Slice {
 			s.blocks(path, v, field)

@@ -22,6 +22,7 @@ func (v *validator) devices() {
 		if conn := v.deviceConnector(raw); conn != nil {
 			d.ConnectorName = conn.Name
 			v.deviceKey(raw, conn, &d)
+			v.deviceLogin(raw, conn, &d)
 		}
 		d.Durability = v.cfg.Durability
 		if raw.In.gives("durability") {
@@ -34,6 +35,7 @@ func (v *validator) devices() {
 		v.cfg.Devices = append(v.cfg.Devices, d)
 	}
 	v.renewals()
+	v.clientIDs()
 }
 
 func (v *validator) deviceID(raw *rawDevice) bridge.DeviceID {

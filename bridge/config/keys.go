@@ -18,7 +18,7 @@ const maxKeys = 4
 // token package to say.
 func (v *validator) deviceKey(raw *rawDevice, conn *rawConnector, d *Device) {
 	in := raw.In
-	if conn.Auth == AuthUplinkSecret {
+	if conn.Auth == AuthUplinkSecret || conn.Auth == AuthCertificate {
 		onlyFor(in, AuthDeviceCredentials, "key_file", "key_files")
 	}
 	if conn.Auth != AuthDeviceCredentials || d.ID == "" || !in.ok("key_file") || !in.ok("key_files") {

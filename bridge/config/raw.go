@@ -57,6 +57,7 @@ type rawConnector struct {
 	In             place
 	Name           string        `toml:"name"`
 	Broker         string        `toml:"broker"`
+	Profile        string        `toml:"profile"`
 	Auth           string        `toml:"auth"`
 	CAFile         string        `toml:"ca_file"`
 	KeyFile        string        `toml:"key_file"`
@@ -74,14 +75,22 @@ type rawConnector struct {
 	AllowedServers []string      `toml:"allowed_servers"`
 	UplinkTopic    string        `toml:"uplink_topic"`
 	DownlinkTopic  string        `toml:"downlink_topic"`
+	ClientID       string        `toml:"client_id"`
+	Username       string        `toml:"username"`
+	PerDevice      bool          `toml:"per_device_sessions"`
+	TopicAlias     bool          `toml:"topic_alias"`
+	ClientCertFile string        `toml:"client_cert_file"`
+	ClientKeyFile  string        `toml:"client_key_file"`
 	Token          rawToken      `toml:"token"`
 }
 
 type rawToken struct {
 	In       place
-	Audience string        `toml:"audience"`
-	Lifetime time.Duration `toml:"lifetime"`
-	KeyID    string        `toml:"key_id"`
+	Audience string         `toml:"audience"`
+	Sub      string         `toml:"sub"`
+	Lifetime time.Duration  `toml:"lifetime"`
+	KeyID    string         `toml:"key_id"`
+	Claims   map[string]any `toml:"claims"`
 }
 
 type rawDevice struct {
@@ -136,6 +145,7 @@ func (c *rawConfig) setDefaults() {
 }
 
 func (c *rawConnector) setDefaults() {
+	c.Profile = ProfileAkenza
 	c.Devices = "listed"
 	c.KeepAlive = time.Minute
 	c.SessionExpiry = 24 * time.Hour
@@ -145,7 +155,7 @@ func (c *rawConnector) setDefaults() {
 	c.Connect = ConnectAlways
 	c.IdleTimeout = 30 * time.Second
 	c.ConnectRate = 20
-	c.Token = rawToken{Audience: defaultAudience, Lifetime: time.Hour, KeyID: KeyIDNone}
+	c.Token = rawToken{Audience: defaultAudience, Sub: placeDevice, Lifetime: time.Hour, KeyID: KeyIDNone}
 }
 
 func (s *rawSerial) setDefaults() {
@@ -162,11 +172,7 @@ var includable = []string{"connector", "device", "serial"}
 
 // laterKeys are keys, by block, which this version knows but cannot serve yet.
 var laterKeys = map[string][]string{
-	"http": {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
-	"connector": {
-		"per_device_sessions", "topic_alias", "client_cert_file",
-		"client_key_file", "client_id", "username",
-	},
+	"http":            {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
 	"device.downlink": {"mailbox", "secret_file"},
 	"serial":          {"usb", "check", "device_from", "poll", "length"},
 }

@@ -76,9 +76,9 @@ func readSecretFile(path string, credential bool) (content string, f *flaw) {
 	return content, nil
 }
 
-// readUplinkSecret reads a secret that becomes one level of a topic (MQTT v5
+// readUplinkSecret reads a secret that may become one level of a topic (MQTT v5
 // section 4.7.1).
-func (s *source) readUplinkSecret(value string) (bridge.Secret, *flaw) {
+func (s *source) readUplinkSecret(value string, inTopic bool) (bridge.Secret, *flaw) {
 	path, content, f := s.readSecret(value)
 	if f != nil {
 		return bridge.Secret{}, f
@@ -89,7 +89,7 @@ func (s *source) readUplinkSecret(value string) (bridge.Secret, *flaw) {
 		problem = "is not valid UTF-8"
 	case strings.ContainsFunc(content, unicode.IsControl):
 		problem = "has more than one line or a control character"
-	case strings.ContainsAny(content, "/+#"):
+	case inTopic && strings.ContainsAny(content, "/+#"):
 		problem = "contains /, + or #, which cannot stand in a topic level"
 	case strings.TrimSpace(content) != content:
 		problem = "starts or ends with a space"

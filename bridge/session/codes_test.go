@@ -241,7 +241,7 @@ func TestWholePubackTable(t *testing.T) {
 	}
 	special := map[byte]outcome{
 		0x80: {bridge.Retry, triesUnspecified, false}, 0x83: {bridge.Retry, triesUnspecified, false},
-		0x87: {bridge.Retry, triesNotAuthorized, true}, 0x91: {bridge.Retry, 0, true},
+		0x87: {bridge.Retry, triesNotAuthorized, true}, 0x91: {bridge.Retry, triesPacketID, true},
 		0x96: {bridge.Retry, 0, false}, 0x97: {bridge.Retry, 0, false},
 	}
 	for code := range 256 {

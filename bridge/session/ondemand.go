@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // errIdle ends a connection that is not needed now.
@@ -29,36 +28,6 @@ func (s *Session) wanted(ctx context.Context) bool {
 	s.idle = false
 	s.mu.Unlock()
 	return ctx.Err() == nil
-}
-
-// idleWatch finds out that a connection is not needed any more. C is nil if it
-// always is.
-type idleWatch struct {
-	C     <-chan time.Time
-	timer *time.Timer
-	after time.Duration
-}
-
-func (s *Session) watchIdle() *idleWatch {
-	w := &idleWatch{after: s.opts.IdleTimeout}
-	if s.opts.OnDemand {
-		w.timer = time.NewTimer(w.after)
-		w.C = w.timer.C
-	}
-	return w
-}
-
-// touch begins the wait anew: something was sent, or came.
-func (w *idleWatch) touch() {
-	if w.timer != nil {
-		w.timer.Reset(w.after)
-	}
-}
-
-func (w *idleWatch) stop() {
-	if w.timer != nil {
-		w.timer.Stop()
-	}
 }
 
 // quiet reports whether nothing waits, in either direction.

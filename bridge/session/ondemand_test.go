@@ -68,7 +68,7 @@ func TestOnDemandStaysWhileBusy(t *testing.T) {
 		time.Sleep(25 * time.Second)
 		p.downlink(1, false, downTo+"/valve", "open")
 		p.puback(pub.PacketID, 0)
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour + 3*time.Second) // not the moment at which it looks
 		p.silent()
 		if !r.State().Up {
 			t.Fatalf("state %+v", r.State())

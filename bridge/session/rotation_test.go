@@ -7,9 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,56 +17,6 @@ import (
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/devbroker"
 )
-
-// mosquitto starts a Mosquitto that lets anybody in and returns its address.
-// Without the program the test is skipped, but never where CI=true.
-func mosquitto(t *testing.T) string {
-	t.Helper()
-	program, err := exec.LookPath("mosquitto")
-	if err != nil {
-		program, err = exec.LookPath("/usr/sbin/mosquitto")
-	}
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%v: install the package mosquitto", err)
-		}
-		t.Skipf("%v: install the package mosquitto to run this test", err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
-	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n", port)
-	if os.Geteuid() == 0 {
-		text += "user root\n"
-	}
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "-c", conf)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for over := time.After(10 * time.Second); ; {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			_ = c.Close()
-			return addr
-		}
-		select {
-		case <-tick.C:
-		case <-over:
-			t.Fatalf("mosquitto does not listen: %v", err)
-		}
-	}
-}
 
 // twoKeys are credentials signed with one of two keys, as a token.Ring gives
 // them. The broker takes those of good.
@@ -221,7 +168,7 @@ func brokers(t *testing.T, life time.Duration, test func(t *testing.T, make func
 		})
 	})
 	t.Run("mosquitto", func(t *testing.T) {
-		addr := mosquitto(t)
+		_, addr := mosquitto(t)
 		test(t, func(change func(*Options)) *rig {
 			return newRig(t, newServer(t), func(o *Options) {
 				var err error

@@ -10,13 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/eclipse/paho.golang/packets"
-
 	"fieldbridge/bridge"
 )
 
 // Credentials are what one CONNECT carries.
 type Credentials struct {
+	// Username and Password are left out of the CONNECT if they are empty, but with
+	// a password there is always a user name: some brokers drop it otherwise.
 	Username string
 	Password bridge.Secret
 	// Renew is when the session should reconnect with fresh credentials and
@@ -66,6 +66,9 @@ type Options struct {
 	SessionExpiry time.Duration
 	// ReceiveMaximum bounds what is in flight, in both directions. Default 32.
 	ReceiveMaximum uint16
+	// TopicAlias has numbers stand for long topics on the wire where the broker
+	// allows it.
+	TopicAlias bool
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
 	// When is a reading's time, or zero if it is not known, as of one that came
@@ -105,17 +108,21 @@ type Options struct {
 // methods may be called from any goroutine at any time.
 type Session struct {
 	opts   Options
-	log    *slog.Logger
+	log    logger
 	window *window
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
-	unasked atomic.Int32 // downlinks at QoS 0 that are being delivered
+	unasked   atomic.Int32 // downlinks at QoS 0 that are being delivered
+	used      atomic.Bool  // something has come since the pump last looked
+	abandoned atomic.Bool  // the broker is to forget the session
 
 	// Owned by Run.
 	subscribed bool
-	met        bool   // the broker has let us in once
-	key        string // the one that it let us in with; "" if there is but one
+	unwanted   []string // filters to unsubscribe
+	noAlias    bool     // the broker objected to one
+	met        bool     // the broker has let us in once
+	key        string   // the one that it let us in with; "" if there is but one
 	redirect   redirect
 	throttle   throttle
 
@@ -127,6 +134,7 @@ type Session struct {
 	alarm   bool
 	since   time.Time // when this connection came up; zero: there is none
 	expires time.Time
+	expiry  time.Duration
 	last    string // the last error
 	lastAt  time.Time
 }
@@ -143,6 +151,10 @@ type State struct {
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// SessionExpiry is how long the broker keeps the session without a
+	// connection: what was asked for, unless the broker set another time. Zero
+	// before the first connection.
+	SessionExpiry time.Duration
 	// LastError is the last thing that went wrong, and LastErrorAt when; "" if
 	// nothing did. It stays when the session is up again. It names no secret.
 	LastError   string
@@ -154,8 +166,8 @@ func New(o Options) (*Session, error) {
 	if o.Endpoint == nil || o.ClientID == "" || o.Credentials == nil || o.Topics.Uplink == "" {
 		return nil, errors.New("session: endpoint, client id, credentials and the uplink topic are required")
 	}
-	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !strings.HasSuffix(o.Topics.Downlink, "/#")) {
-		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# and a handler")
+	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !wild(o.Topics.Downlink)) {
+		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# or /+ and a handler")
 	}
 	if o.When == nil {
 		o.When = func(r *bridge.Reading) time.Time { return r.Time }
@@ -184,7 +196,7 @@ func New(o Options) (*Session, error) {
 	o.Backoff = o.Backoff.withDefaults()
 	s := &Session{
 		opts:    o,
-		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
+		log:     logger{o.Logger, o.Connector, o.ClientID},
 		window:  newWindow(int(o.ReceiveMaximum)),
 		wake:    make(chan struct{}, 1),
 		renew:   make(chan struct{}, 1),
@@ -193,11 +205,7 @@ func New(o Options) (*Session, error) {
 	if o.OnDemand {
 		s.idle, s.trouble = true, ""
 	}
-	s.window.changed = s.signal
-	s.window.downlinks = func(p *packets.Publish) bool {
-		s.signal() // the session is in use
-		return s.downlink(p)
-	}
+	s.window.downlinks = s.downlink
 	s.window.acked = func(packetID uint16) {
 		if o.Acked != nil {
 			o.Acked(o.ClientID, packetID)
@@ -260,6 +268,7 @@ func (s *Session) Renew() {
 	case s.renew <- struct{}{}:
 	default:
 	}
+	s.signal()
 }
 
 // Trouble implements bridge.Uplink.
@@ -269,8 +278,10 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
-		LastError: s.last, LastErrorAt: s.lastAt}
+	return State{
+		Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
+		SessionExpiry: s.expiry, LastError: s.last, LastErrorAt: s.lastAt,
+	}
 }
 
 func (s *Session) setUp(c Credentials) {
@@ -353,6 +364,7 @@ func (s *Session) Run(ctx context.Context) error {
 		lasted := s.lasted()
 		if errors.Is(err, errIdle) {
 			past = history{thrown: past.thrown}
+			s.log.Debug("session idle: nothing to send", "was_up", lasted.Round(time.Millisecond))
 			continue
 		}
 		s.opts.Counts.answer(err)
@@ -409,11 +421,11 @@ func (s *Session) slowDown(err error) {
 // report logs a failure once per change and at debug level when it repeats.
 func (s *Session) report(err error, pause time.Duration) {
 	text := s.scrub(err.Error())
+	s.note(text)
 	alarm := false
 	if re := asReason(err); re != nil {
 		alarm = react(re.Packet, re.Code).alarm && !re.soon
 	}
-	s.note(text)
 	level := slog.LevelDebug
 	if s.setDown(text, alarm) {
 		level = slog.LevelWarn

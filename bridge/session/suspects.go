@@ -76,7 +76,7 @@ func (w *window) convict() (*flight, bridge.Outcome) {
 	if f == nil {
 		return nil, bridge.Outcome{}
 	}
-	delete(w.flights, f.packet.PacketID)
+	delete(w.flights, f.id)
 	code := w.lost.ReasonCode
 	return f, bridge.Outcome{
 		Kind: bridge.Refused, Code: code,

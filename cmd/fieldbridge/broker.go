@@ -175,7 +175,7 @@ func fromConfig(path string, o *devbroker.Options, several publicKeys) error {
 		}
 	}
 	for _, c := range cfg.Connectors {
-		if c.Auth == config.AuthUplinkSecret {
+		if c.Auth == config.AuthUplinkSecret && !c.Secret.IsZero() {
 			o.Connectors[c.ID] = c.Secret
 		}
 	}

@@ -98,7 +98,7 @@ func checkLive(ctx context.Context, out io.Writer, w *wiring) error {
 // probeSession picks a session of the connector: the shared one or that of its
 // first device. It returns nil if there is none.
 func probeSession(w *wiring, c *config.Connector) (s *session.Session, as string, err error) {
-	if c.Auth == config.AuthUplinkSecret {
+	if !c.PerDevice {
 		s, err = w.sharedSession(c)
 		return s, "", err
 	}

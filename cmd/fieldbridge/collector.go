@@ -98,7 +98,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s.gauge(c.inMemory, float64(c.g.bridge.Held()))
 	c.ofSessions(s)
 	c.ofSpool(s, trusted)
-	for name, port := range c.g.ports {
+	for name, port := range c.g.now().ports {
 		st := port.Stats()
 		s.gauge(c.serialUp, oneIf(st.Up), name)
 		s.count(c.serialFrames, float64(st.FramesGood), name, "good")
@@ -123,7 +123,8 @@ func (c *collector) ofSessions(s samples) {
 		expires                time.Time // the nearest; zero: none does
 	}
 	sums := map[string]sum{}
-	for _, one := range c.g.sessions {
+	l := c.g.now()
+	for _, one := range l.sessions {
 		state, of := one.State(), sums[one.Connector()]
 		switch {
 		case state.Up:
@@ -142,12 +143,15 @@ func (c *collector) ofSessions(s samples) {
 		sums[one.Connector()] = of
 	}
 	codes := map[string]*[256]uint64{}
-	for connector, counts := range c.m.sessions {
+	for connector, counts := range c.m.allCounts() {
 		of := sums[connector]
-		s.gauge(c.sessions, float64(of.up), connector, "up")
-		s.gauge(c.sessions, float64(of.down), connector, "down")
-		s.gauge(c.sessions, float64(of.idle), connector, "idle")
-		s.gauge(c.alarms, float64(of.alarms), connector)
+		// One that is not configured any more keeps its counts: they are added up.
+		if l.cfg.Connector(connector) != nil {
+			s.gauge(c.sessions, float64(of.up), connector, "up")
+			s.gauge(c.sessions, float64(of.down), connector, "down")
+			s.gauge(c.sessions, float64(of.idle), connector, "idle")
+			s.gauge(c.alarms, float64(of.alarms), connector)
+		}
 		if !of.expires.IsZero() {
 			s.gauge(c.tokenExpiry, time.Until(of.expires).Seconds(), connector)
 		}

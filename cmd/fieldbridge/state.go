@@ -98,10 +98,11 @@ const maxTroubles = 5
 // list it costs a read for each device that has one.
 const backlogsAge = time.Second
 
-// states tells how a gateway is. It implements rest.States. What is not under mu
-// does not change after newStates.
+// states tells how a gateway is under one configuration. It implements
+// rest.States. What is not under mu does not change once the lineup is in use.
 type states struct {
 	g        *gateway
+	l        *lineup
 	cfg      *config.Config
 	began    time.Time
 	version  string
@@ -115,10 +116,10 @@ type states struct {
 	read     time.Time // when backlogs was; zero: never
 }
 
-func newStates(g *gateway, cfg *config.Config) *states {
+func newStates(g *gateway, l *lineup, cfg *config.Config) *states {
 	v, _ := buildVersion()
 	return &states{
-		g: g, cfg: cfg, began: time.Now(), version: v,
+		g: g, l: l, cfg: cfg, began: time.Now(), version: v,
 		sessions: map[bridge.DeviceID]*session.Session{}, owners: map[*session.Session]bridge.DeviceID{},
 	}
 }
@@ -145,7 +146,7 @@ func (st *states) Status() any {
 		Ports:      make([]portDocument, 0, len(st.cfg.Serials)),
 	}
 	of := map[string][]*session.Session{}
-	for _, s := range st.g.sessions {
+	for _, s := range st.l.sessions {
 		of[s.Connector()] = append(of[s.Connector()], s)
 	}
 	for i := range st.cfg.Connectors {
@@ -172,7 +173,7 @@ func clockOf(s clock.State) clockDocument {
 func (g *gateway) spoolDocument(s spool.Stats) spoolDocument {
 	full := g.room.reason()
 	d := spoolDocument{
-		Readings: s.Readings, Bytes: s.Bytes, MaxBytes: g.maxBytes, Full: full != "", FullReason: full,
+		Readings: s.Readings, Bytes: s.Bytes, MaxBytes: g.now().cfg.Spool.MaxBytes, Full: full != "", FullReason: full,
 		Downlinks: s.Downlinks, DeadLetters: s.DeadReadings + s.DeadDownlinks,
 	}
 	switch {
@@ -253,7 +254,7 @@ func (st *states) connector(c *config.Connector, sessions []*session.Session) co
 }
 
 func (st *states) port(s config.Serial) portDocument {
-	stats := st.g.ports[s.Name].Stats()
+	stats := st.l.ports[s.Name].Stats()
 	d := portDocument{
 		Name: s.Name, Port: s.Port, Device: s.Device, Up: stats.Up,
 		FramesGood: stats.FramesGood, FramesRefused: map[string]uint64{},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -48,7 +49,9 @@ func signers(cfg *config.Config, log *slog.Logger) (map[bridge.DeviceID]*token.R
 func newRing(conn *config.Connector, d config.Device, log *slog.Logger) (*token.Ring, error) {
 	o := token.Options{
 		Device:   d.ID,
+		Subject:  conn.Expand(conn.Token.Subject, d.ID).Reveal(),
 		Audience: conn.Expand(conn.Token.Audience, d.ID).Reveal(),
+		Claims:   conn.Claims(d.ID),
 		Lifetime: conn.Token.Lifetime,
 		KeyID:    conn.Token.KeyID,
 	}
@@ -97,8 +100,12 @@ func (w *wiring) common(c *config.Connector) (common, error) {
 	if known, ok := w.shared[c.Name]; ok {
 		return known, nil
 	}
+	cert, err := clientCert(w.cfg.Connector(c.Name))
+	if err != nil {
+		return common{}, err
+	}
 	ep, err := session.NewEndpoint(session.EndpointOptions{
-		Address: c.Address, TLS: c.TLS, CAFile: c.CAFile, CAPEM: c.CAPEM,
+		Address: c.Address, TLS: c.TLS, Path: c.Path, CAFile: c.CAFile, CAPEM: c.CAPEM, Cert: cert,
 	})
 	if err != nil {
 		return common{}, fmt.Errorf("connector %s: %w", c.Name, err)
@@ -110,12 +117,31 @@ func (w *wiring) common(c *config.Connector) (common, error) {
 	return w.shared[c.Name], nil
 }
 
+// clientCert is the connector's certificate, or nil.
+func clientCert(c *config.Connector) (*session.ClientCert, error) {
+	if c.ClientCert == nil {
+		return nil, nil
+	}
+	cert, err := session.NewClientCert(c.ClientCert.CertFile, c.ClientCert.CertPEM, c.ClientCert.KeyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("connector %s: %w", c.Name, err)
+	}
+	return cert, nil
+}
+
 // options are those of the connector's sessions, without what tells one from
 // the other.
 func (w *wiring) options(c *config.Connector) (session.Options, error) {
 	shared, err := w.common(c)
 	if err != nil {
 		return session.Options{}, err
+	}
+	if c.ClientCert != w.cfg.Connector(c.Name).ClientCert { // the device's own
+		cert, err := clientCert(c)
+		if err != nil {
+			return session.Options{}, err
+		}
+		shared.endpoint = shared.endpoint.WithCert(cert)
 	}
 	known := map[string]string{"secret": c.Secret.Reveal(), "connector": c.Name}
 	return session.Options{
@@ -134,6 +160,7 @@ func (w *wiring) options(c *config.Connector) (session.Options, error) {
 		SessionExpiry:  c.SessionExpiry,
 		ReceiveMaximum: c.ReceiveMaximum,
 		UserProperties: c.UserProperties,
+		TopicAlias:     c.TopicAlias,
 		Gateway:        w.cfg.Gateway,
 		When:           w.when,
 		Secrets:        []bridge.Secret{c.Secret},
@@ -145,15 +172,30 @@ func (w *wiring) options(c *config.Connector) (session.Options, error) {
 	}, nil
 }
 
-// deviceSession is the session of one device that signs its own tokens.
+// deviceSession is the session of one device.
 func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.Session, error) {
+	c = c.For(&d)
 	o, err := w.options(c)
 	if err != nil {
 		return nil, err
 	}
-	ring := w.signers[d.ID]
-	o.ClientID = string(d.ID)
-	o.Credentials = func() (session.Credentials, error) {
+	o.ClientID = c.Expand(c.ClientID, d.ID).Reveal()
+	o.Topics.Device = d.ID
+	username := c.Expand(c.Username, d.ID).Reveal()
+	if c.Auth == config.AuthDeviceCredentials {
+		o.Credentials = w.tokens(w.signers[d.ID], username)
+	} else {
+		o.Credentials = fixed(c, username)
+	}
+	if len(d.Downlinks) > 0 {
+		o.Subscribe = []bridge.DeviceID{d.ID}
+	}
+	return session.New(o)
+}
+
+// tokens are credentials with a fresh token each.
+func (w *wiring) tokens(ring *token.Ring, username string) func() (session.Credentials, error) {
+	return func() (session.Credentials, error) {
 		if w.trusted != nil {
 			if err := w.trusted(); err != nil {
 				return session.Credentials{}, err
@@ -168,8 +210,7 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 			name = key.Name()
 		}
 		return session.Credentials{
-			// Unused by akenza, but some stacks drop the password without it.
-			Username: "unused",
+			Username: username,
 			Password: t.Value,
 			Renew:    token.RenewAt(t, rand.Float64),
 			Expires:  t.Expires,
@@ -177,21 +218,29 @@ func (w *wiring) deviceSession(c *config.Connector, d config.Device) (*session.S
 			Answered: func(accepted bool) bool { return ring.Answered(key, accepted) },
 		}, nil
 	}
-	if len(d.Downlinks) > 0 {
-		o.Subscribe = []bridge.DeviceID{d.ID}
-	}
-	return session.New(o)
 }
 
-// sharedSession is the one session of a connector with a secret.
+// fixed are credentials that stay the same: a secret, or none beside the
+// client certificate.
+func fixed(c *config.Connector, username string) func() (session.Credentials, error) {
+	creds := session.Credentials{Username: username, Password: c.Secret}
+	if c.SecretIsUsername() {
+		creds.Password = bridge.Secret{}
+	}
+	return func() (session.Credentials, error) { return creds, nil }
+}
+
+// sharedSession is the one session of a connector for all its devices.
 func (w *wiring) sharedSession(c *config.Connector) (*session.Session, error) {
 	o, err := w.options(c)
 	if err != nil {
 		return nil, err
 	}
-	o.ClientID = sharedClientID(w.cfg.Gateway, c.ID)
-	creds := session.Credentials{Username: c.ID, Password: c.Secret}
-	o.Credentials = func() (session.Credentials, error) { return creds, nil }
+	o.ClientID = c.Expand(c.ClientID, "").Reveal()
+	if o.ClientID == "" {
+		o.ClientID = sharedClientID(w.cfg.Gateway, cmp.Or(c.ID, c.Name))
+	}
+	o.Credentials = fixed(c, c.Expand(c.Username, "").Reveal())
 	for _, d := range w.cfg.Devices {
 		if d.ConnectorName == c.Name && len(d.Downlinks) > 0 {
 			o.Subscribe = append(o.Subscribe, d.ID)
