@@ -241,6 +241,7 @@ func (d *day) live(length time.Duration) {
 	d.faults(length)
 	time.Sleep(length - time.Since(began) + time.Minute)
 
+	synctest.Wait() // the traffic has ended
 	d.calm(began, length)
 	d.repair()
 	if b := d.ledger.balance(d.traffic.accepted()); b.err() != nil || d.traffic.refused > 0 {
@@ -335,16 +336,13 @@ func (d *day) calm(began time.Time, length time.Duration) {
 			d.t.Errorf("%s: %+v", deviceID(i), st)
 		}
 	}
-	n := 0
-	for _, s := range d.ledger.samples {
-		if s.sent.Before(began.Add(length * 15 / 16)) {
-			continue
-		}
-		if n++; s.took > time.Second {
+	last := d.ledger.since(began.Add(length * 15 / 16))
+	for _, s := range last {
+		if s.took > time.Second {
 			d.t.Errorf("%s: the reading of %s took %s", s.device, s.sent, s.took)
 		}
 	}
-	if n == 0 {
+	if len(last) == 0 {
 		d.t.Error("no readings at the end of the day")
 	}
 	// Slow attempts are 15 s to 5 min apart at the most, half of that on average.

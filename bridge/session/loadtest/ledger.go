@@ -92,6 +92,18 @@ func (l *ledger) distinct() int {
 	return len(l.samples)
 }
 
+// since lists the samples of what was sent then or later.
+func (l *ledger) since(t time.Time) (out []sample) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.samples {
+		if !s.sent.Before(t) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // balance compares what arrived with what was accepted.
 type balance struct {
 	Accepted, Lost, Repeated, Disordered int
