@@ -152,10 +152,14 @@ func (l *Lane) refused(e *Entry, err error) bool {
 		l.unlink(e)
 		return true
 	case !e.first && !e.contented:
+		l.seen.failure("not stored: " + err.Error())
 		l.watch(l.ackTimeout)
 		return false
 	case e.done == nil:
+		l.seen.failure("dropped: " + err.Error())
 		l.counts.dropped(l, e, err)
+	default:
+		l.seen.failure("not accepted: " + err.Error())
 	}
 	e.answer(Outcome{Kind: failed, Reason: err.Error(), err: err})
 	if e.state == inFlight {
@@ -249,7 +253,7 @@ func (l *Lane) turn(p page) (listed int) {
 			continue
 		}
 		listed++
-		e := &Entry{Reading: s.Reading, since: time.Now(), seq: s.Seq}
+		e := &Entry{Reading: s.Reading, since: time.Now(), recalled: true, seq: s.Seq}
 		l.budget.force(e.Reading.size())
 		l.link(e)
 	}

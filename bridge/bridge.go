@@ -37,6 +37,11 @@ type Options struct {
 	// Stamp sets when a reading that does not say so was received: Time or, while
 	// the wall clock cannot be trusted, Boot and Mono. Default: Time is now.
 	Stamp func(*Reading)
+	// Published is told, if set, how long each reading took from its coming in
+	// to its PUBACK. Not those that the spool alone had meanwhile: after an
+	// outage, or a restart, nobody remembers when they came. It is called from
+	// the sessions' goroutines, several at once, and must not block.
+	Published func(took time.Duration)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -137,7 +142,7 @@ func (b *Bridge) newLane(id DeviceID, c Connection, visit func(int)) *Lane {
 	return &Lane{
 		device: id, uplink: c.Uplink, spool: b.opts.Spool, maxPayload: c.MaxPayload,
 		always: c.SpoolFirst, ackTimeout: b.opts.AckTimeout, budget: b.budget,
-		counts: &b.counts, logger: b.logger, visit: visit, pause: retryPause,
+		counts: &b.counts, published: b.opts.Published, logger: b.logger, visit: visit, pause: retryPause,
 	}
 }
 

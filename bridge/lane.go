@@ -16,12 +16,13 @@ type Entry struct {
 	prev, next *Entry
 	state      entryState
 	retries    int       // how often the broker asked for another attempt
-	since      time.Time // when it came in
+	since      time.Time // when it came in, by the monotonic clock; does not change
 	seq        int64     // its number in the spool; 0 while it is not there
 	key        *Key      // nil if it has none, or the spool has it
 	spooling   bool      // on its way there: in the lane's batch, or in the next
 	first      bool      // must be in the spool before it is sent
 	abandoned  bool      // the sender was told no: do not send it again
+	recalled   bool      // read from the spool: since is when, not when it came in
 	ended      *Outcome  // what became of it while the spool was storing it
 
 	done chan Outcome // nil when nobody waits; capacity 1
@@ -56,6 +57,7 @@ type Lane struct {
 	ackTimeout time.Duration
 	budget     *budget
 	counts     *counters
+	published  func(time.Duration) // nil: nobody wants to know; see Options
 	logger     *slog.Logger
 	visit      func(n int) // counts entries of a lane that is not for ever; called without mu
 	pause      func(attempt int) time.Duration
@@ -77,6 +79,7 @@ type Lane struct {
 	durable int      // entries of the list that are in the spool or on their way
 	loading bool     // a page is being read
 	failure error    // why the spool did not take the last batch; nil if it did
+	seen    sightings
 	// strays is set after somebody else has changed the spool, until the lane is
 	// empty: numbers of entries that a page may have again. While it is set the
 	// list is not in the order of its numbers.
@@ -143,6 +146,7 @@ func (l *Lane) add(r Reading, how Handling, done chan Outcome) (*Entry, error) {
 	e := &Entry{Reading: r, done: done, since: time.Now()}
 	l.visit(1)
 	l.mu.Lock()
+	l.seen.reading = e.since
 	if roomy && !down && !l.always && !how.Async && how.Key.Value == "" && l.direct() {
 		l.link(e)
 		l.watch(l.ackTimeout)
@@ -222,6 +226,7 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 			o.Kind = Refused
 		}
 	}
+	l.seen.outcome(o)
 	if (o.Kind == Retry || o.Kind == Lost) && !e.abandoned {
 		e.state = waiting
 		if l.unsent == nil || e.order < l.unsent.order {
@@ -238,6 +243,7 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 		return
 	}
 	e.answer(o)
+	timed := o.Kind == Acked && !e.abandoned && !e.recalled
 	storing := slices.Contains(l.batch, e)
 	if storing {
 		e.ended = &o // the spool's answer finishes it
@@ -246,6 +252,9 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 		l.unlink(e)
 	}
 	l.mu.Unlock()
+	if timed && l.published != nil {
+		l.published(time.Since(e.since))
+	}
 	if !storing {
 		l.left(e)
 	}

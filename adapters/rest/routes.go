@@ -30,6 +30,14 @@ func (s *Server) routes() http.Handler {
 		r.Method(http.MethodGet, "/metrics", s.opts.Metrics)
 		r.Method(http.MethodHead, "/metrics", s.opts.Metrics)
 	}
+	if s.opts.States != nil {
+		for path, h := range map[string]http.HandlerFunc{
+			"/v1/status": s.status, "/v1/devices": s.devices, "/v1/devices/{device}": s.device,
+		} {
+			r.Get(path, h)
+			r.Head(path, h)
+		}
+	}
 	r.Group(func(r chi.Router) {
 		r.Use(s.limit)
 		r.Post("/v1/devices/{device}/uplink", s.uplink)

@@ -79,6 +79,9 @@ type Options struct {
 	// Metrics answers GET /metrics. It must not tell a secret. nil: nothing is
 	// at this path.
 	Metrics http.Handler
+	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
+	// nothing is at these paths.
+	States States
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.

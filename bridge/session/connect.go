@@ -126,6 +126,7 @@ func (s *Session) subscribe(ctx context.Context, client *paho.Client) error {
 		}
 		sa, err := client.Subscribe(ctx, sub)
 		if errors.Is(err, paho.ErrInvalidArguments) {
+			s.note("no downlinks: the broker does not allow wildcards in subscriptions")
 			s.log.Error("no downlinks: the broker does not allow wildcards in subscriptions")
 			return nil
 		}
@@ -141,6 +142,7 @@ func (s *Session) subscribe(ctx context.Context, client *paho.Client) error {
 			if sa.Properties != nil {
 				re.Reason = s.scrub(sa.Properties.ReasonString)
 			}
+			s.note("no downlinks: the subscription was refused: " + re.Error())
 			s.log.Error("no downlinks: the broker refused the subscription; check downlink_topic and the device's rights",
 				"device", devices[min(i, n-1)], "error", re)
 		}

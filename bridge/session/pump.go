@@ -155,7 +155,9 @@ func (c *connection) pump(ctx context.Context) (*link, error) {
 			if left := time.Until(c.link.creds.Expires); left > 0 {
 				pause = min(pause, left/4+time.Second)
 			}
-			s.log.Warn("credentials not renewed yet", "error", s.scrub(o.err.Error()),
+			text := s.scrub(o.err.Error())
+			s.note("credentials not renewed yet: " + text)
+			s.log.Warn("credentials not renewed yet", "error", text,
 				"retry_in", pause.Round(time.Millisecond), "expires", c.link.creds.Expires)
 			renew.Reset(pause)
 		case <-ctx.Done():

@@ -94,6 +94,8 @@ type Session struct {
 	trouble string
 	up      bool
 	expires time.Time
+	last    string // the last error
+	lastAt  time.Time
 }
 
 // State is a snapshot for people.
@@ -104,6 +106,10 @@ type State struct {
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// LastError is the last thing that went wrong, and LastErrorAt when; "" if
+	// nothing did. It stays when the session is up again. It names no secret.
+	LastError   string
+	LastErrorAt time.Time
 }
 
 // New checks the options. Nothing is connected before Run.
@@ -217,7 +223,7 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires}
+	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires, LastError: s.last, LastErrorAt: s.lastAt}
 }
 
 func (s *Session) setUp(c Credentials) {
@@ -233,6 +239,13 @@ func (s *Session) setDown(trouble string) bool {
 	news := s.up || kind(s.trouble) != kind(trouble)
 	s.up, s.trouble = false, trouble
 	return news
+}
+
+// note remembers an error, without secrets, for State.
+func (s *Session) note(text string) {
+	s.mu.Lock()
+	s.last, s.lastAt = text, time.Now()
+	s.mu.Unlock()
 }
 
 // kind is a text without its digits: port numbers and times of day, as in
@@ -291,6 +304,7 @@ func (s *Session) Run(ctx context.Context) error {
 // report logs a failure once per change and at debug level when it repeats.
 func (s *Session) report(err error, pause time.Duration) {
 	text := s.scrub(err.Error())
+	s.note(text)
 	level := slog.LevelDebug
 	if s.setDown(text) {
 		level = slog.LevelWarn

@@ -33,7 +33,7 @@ func (d *DB) Append(rs []bridge.Reading, keys []bridge.Key, done func(first int6
 }
 
 func (t *tx) append(rs []bridge.Reading, keys []bridge.Key) (first int64, err error) {
-	for i := range keys {
+	for i := range min(len(keys), len(rs)) {
 		if err := t.checkKey(rs[i].Device, keys[i]); err != nil {
 			return 0, err
 		}
@@ -77,11 +77,14 @@ func (d *DB) Delete(seqs []int64) {
 		return
 	}
 	d.hidden.hide(seqs)
-	d.enqueue(&op{
-		frees: true,
-		run:   func(t *tx) error { return t.deleteReadings(slices.Clone(seqs)) },
-		end:   func(error) { d.hidden.committed(seqs) },
-	})
+	for part := range slices.Chunk(seqs, maxDelete) {
+		d.enqueue(&op{
+			frees: true,
+			rows:  len(part),
+			run:   func(t *tx) error { return t.deleteReadings(slices.Clone(part)) },
+			end:   func(error) { d.hidden.committed(part) },
+		})
+	}
 }
 
 // deleteReadings sorts seqs and deletes runs of neighbours by one statement.

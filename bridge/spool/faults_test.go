@@ -26,8 +26,9 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			hit := 0
-			for at := range 60 {
-				if failAt(t, fault.kind, fault.code, int64(at)) {
+			places := effort(nil, 64)
+			for at := range places {
+				if failAt(t, fault.kind, fault.code, int64(at*64/places)) {
 					hit++
 				}
 			}

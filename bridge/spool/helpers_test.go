@@ -32,6 +32,18 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// effort is how often a test repeats itself: what a flag says, if it was given,
+// or so many times, or less often if the race detector makes it slow.
+func effort(flag *int, usual int) int {
+	switch {
+	case flag != nil && *flag > 0:
+		return *flag
+	case raceDetector || testing.Short():
+		return max(1, usual/8)
+	}
+	return usual
+}
+
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 func open(t testing.TB, o Options) *DB {
@@ -82,10 +94,14 @@ func numbered(device string, from, n int) []bridge.Reading {
 // wait returns what comes through c, or fails.
 func wait[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
+	limit := deadline
+	if p, ok := t.(interface{ patience() time.Duration }); ok {
+		limit = p.patience()
+	}
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(deadline):
+	case <-time.After(limit):
 		t.Fatal("nothing came in time")
 		panic("unreachable")
 	}

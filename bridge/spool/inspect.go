@@ -80,22 +80,55 @@ func (r *Reader) Backlogs() ([]bridge.Backlog, error) {
 	return list, wrap("look for backlogs", err)
 }
 
+// exportRows and exportBytes bound what Readings reads at a time.
+const (
+	exportRows  = 512
+	exportBytes = 1 << 20
+)
+
 // Readings calls each with the readings of a device, or of all if device is "",
 // oldest first, until it returns an error, which is returned. Damaged ones are
-// left out.
+// left out, and what is stored after the call began. It reads in pages and holds
+// no transaction while each runs, so that the daemon's log does not grow
+// meanwhile: what the daemon deletes before its page is reached is not seen.
 func (r *Reader) Readings(device bridge.DeviceID, each func(s bridge.Stored, accepted time.Time) error) error {
-	query, args := "SELECT "+readingColumns+" FROM readings ORDER BY seq", []any(nil)
-	if device != "" {
-		query = "SELECT " + readingColumns + " FROM readings WHERE device = ? ORDER BY seq"
-		args = []any{string(device)}
+	last, err := r.c.integer("SELECT max(seq) FROM readings")
+	for after := int64(-1); err == nil && after < last; {
+		after, err = r.readingsPage(device, after, last, each)
 	}
-	return r.c.query(query, func(row []driver.Value) error {
+	return err
+}
+
+// readingsPage does a part and returns the seq that it has come to. The device
+// is compared here: a query for one that has nothing would read everything in
+// one transaction.
+func (r *Reader) readingsPage(device bridge.DeviceID, after, last int64, each func(bridge.Stored, time.Time) error) (int64, error) {
+	var page []storedReading
+	rows, left := 0, int64(exportBytes)
+	err := r.c.query("SELECT "+readingColumns+" FROM readings WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?", func(row []driver.Value) error {
 		s, ok := scanReading(row)
-		if !ok {
-			return nil
+		rows++
+		after = s.Seq
+		if ok && (device == "" || s.Device == device) {
+			page = append(page, s)
 		}
-		return each(s.Stored, s.accepted)
-	}, args...)
+		if left -= sizeOf(&s.Reading); left <= 0 {
+			return errStop
+		}
+		return nil
+	}, after, last, int64(exportRows))
+	if err != nil {
+		return after, err
+	}
+	if rows == 0 {
+		after = last
+	}
+	for i := range page {
+		if err := each(page[i].Stored, page[i].accepted); err != nil {
+			return after, err
+		}
+	}
+	return after, nil
 }
 
 // Downlinks calls each with the downlinks that wait, oldest first, until it

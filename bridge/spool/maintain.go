@@ -34,26 +34,44 @@ func (d *DB) maintain() {
 }
 
 // checkpoint moves the log into the database so that the log begins anew. It
-// does not wait for readers.
+// does not wait for readers, unless they have kept the log from beginning anew
+// for so long that it has twice its length.
 func (d *DB) checkpoint() {
 	if d.w.c == nil {
 		return
 	}
-	var log, done int64
+	left := d.moveLog()
+	if left.log >= 2*d.opts.checkpointPages {
+		d.gate.Lock()
+		left = d.moveLog()
+		d.gate.Unlock()
+	}
+	d.w.logPages = min(left.log-left.done, d.opts.checkpointPages/2)
+}
+
+// logState is how many frames the log has and how many of them are in the
+// database.
+type logState struct{ log, done int64 }
+
+func (d *DB) moveLog() (s logState) {
 	err := d.w.c.query("PRAGMA wal_checkpoint(PASSIVE)", func(row []driver.Value) error {
-		log, done = asInt(row[1]), asInt(row[2])
+		s = logState{asInt(row[1]), asInt(row[2])}
 		return errStop
 	})
 	if err != nil {
 		// The log grows meanwhile; the next transaction says what is wrong.
-		d.logger.Debug("checkpoint failed, tried again after the next transaction", "error", err)
-		return
+		d.logger.Debug("checkpoint failed, tried again after the next transactions", "error", err)
+		return logState{}
 	}
-	// If a reader is in the way the rest is done after as many pages again.
-	d.w.logPages = max(0, min(log-done, d.opts.checkpointPages/2))
+	moved := s.done - d.w.moved
+	if moved < 0 {
+		moved = s.done // the log has begun anew meanwhile
+	}
+	d.w.moved = s.done
 	d.mu.Lock()
-	d.stats.WrittenBytes += done * pageSize
+	d.stats.WrittenBytes += moved * pageSize
 	d.mu.Unlock()
+	return s
 }
 
 // tidy gives a part of what is free in the file back, if that is much, and

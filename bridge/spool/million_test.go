@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	million = flag.Int("spool.readings", 40_000, "how many readings TestMillion spools and drains")
+	million = flag.Int("spool.readings", 0, "how many readings TestMillion spools and drains")
 	alone   = flag.Bool("spool.alone", false, "TestMillion is alone in its process")
 )
 
@@ -24,7 +24,7 @@ const maxResident = 64 << 20
 // little memory. It runs in a process of its own, whose memory is measured.
 func TestMillion(t *testing.T) {
 	if !*alone {
-		c := exec.Command(os.Args[0], "-test.run=^TestMillion$", "-test.v", "-spool.alone", fmt.Sprint("-spool.readings=", *million))
+		c := exec.Command(os.Args[0], "-test.run=^TestMillion$", "-test.v", "-spool.alone", fmt.Sprint("-spool.readings=", effort(million, 40_000)))
 		out, err := c.CombinedOutput()
 		t.Logf("%s", out)
 		if err != nil {

@@ -2,11 +2,14 @@ package spool
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -24,9 +27,32 @@ type model struct {
 	last   int64 // the highest seq that was given
 }
 
+// sequence makes the helpers report to the sequence that runs. A failure of the
+// test as a whole would last: rapid, looking for a shorter sequence, would take
+// every one for a failing one and write down one that is not.
+type sequence struct {
+	testing.TB
+	rt *rapid.T
+}
+
+func (s sequence) Helper()                           { s.rt.Helper() }
+func (s sequence) Log(args ...any)                   { s.rt.Log(args...) }
+func (s sequence) Logf(format string, args ...any)   { s.rt.Logf(format, args...) }
+func (s sequence) Error(args ...any)                 { s.rt.Error(args...) }
+func (s sequence) Errorf(format string, args ...any) { s.rt.Errorf(format, args...) }
+func (s sequence) Fatal(args ...any)                 { s.rt.Fatal(args...) }
+func (s sequence) Fatalf(format string, args ...any) { s.rt.Fatalf(format, args...) }
+func (s sequence) Fail()                             { s.rt.Fail() }
+func (s sequence) FailNow()                          { s.rt.FailNow() }
+func (s sequence) Failed() bool                      { return s.rt.Failed() }
+
+// patience is short: a callback that never comes must end a sequence, and each
+// shorter one that rapid tries, while somebody still waits for the verdict.
+func (s sequence) patience() time.Duration { return 10 * time.Second }
+
 // machine runs a spool beside its model.
 type machine struct {
-	t   *testing.T
+	t   testing.TB // of this sequence
 	d   *DB
 	dir string
 	m   model
@@ -184,7 +210,7 @@ func (x *machine) check(t *rapid.T) {
 	if s := x.d.Stats(); s.Bytes != x.m.used || s.DeadReadings != int64(len(x.m.dead)) {
 		t.Fatalf("%+v, want %d bytes and %d dead letters", s, x.m.used, len(x.m.dead))
 	}
-	if x.t.Failed() {
+	if t.Failed() {
 		t.FailNow()
 	}
 }
@@ -192,15 +218,23 @@ func (x *machine) check(t *rapid.T) {
 // Any sequence of calls, with restarts and kills between them, does what it
 // does to the model.
 func TestModel(t *testing.T) {
+	base := t.TempDir()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set(strconv.Itoa(effort(nil, 100))); err != nil {
+			t.Fatal(err)
+		}
+		defer f.Value.Set(f.DefValue)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "model-")
+		dir, err := os.MkdirTemp(base, "model-")
 		if err != nil {
 			rt.Fatal(err)
 		}
-		x := &machine{t: t, dir: dir, d: &DB{opts: Options{Dir: dir}}}
+		defer os.RemoveAll(dir)
+		x := &machine{t: sequence{t, rt}, dir: dir, d: &DB{opts: Options{Dir: dir}}}
 		x.m.queues, x.m.keys = make(map[string][]bridge.Stored), make(map[string]bridge.Key)
 		x.open(rt)
-		defer func() { shut(t, x.d) }()
+		defer func() { shut(x.t, x.d) }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"append":  x.appendSome,
 			"append2": x.appendSome,

@@ -97,7 +97,7 @@ func (d *DB) openChecked() (err error) {
 		return d.judge(err)
 	}
 	d.w.c, d.w.next, d.w.reserved, d.w.dataVersion = c, next, next, version
-	d.w.logPages, d.w.counted = 0, c.pagesWritten()
+	d.w.logPages, d.w.moved, d.w.counted = 0, 0, c.pagesWritten()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.use = use

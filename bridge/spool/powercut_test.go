@@ -16,7 +16,7 @@ import (
 	"fieldbridge/bridge"
 )
 
-var powerCuts = flag.Int("spool.powercuts", 300, "how many power cuts to simulate")
+var powerCuts = flag.Int("spool.powercuts", 0, "how many power cuts TestPowerCut simulates")
 
 const sector = 512
 
@@ -424,11 +424,7 @@ func powerCut(t *testing.T, noSync bool, cuts int) (tried, losing, lost int) {
 // Whatever a power cut does to what was not synced: everything that was
 // answered is there, nothing is that was not given, and the order is kept.
 func TestPowerCut(t *testing.T) {
-	cuts := *powerCuts
-	if testing.Short() {
-		cuts = 60
-	}
-	tried, losing, lost := powerCut(t, false, cuts)
+	tried, losing, lost := powerCut(t, false, effort(powerCuts, 400))
 	t.Logf("%d power cuts, %d of them lost something, %d rows", tried, losing, lost)
 	if lost > 0 {
 		t.Errorf("%d rows that were answered are lost after %d of %d power cuts", lost, losing, tried)
@@ -437,7 +433,7 @@ func TestPowerCut(t *testing.T) {
 
 // The test above can fail: without syncs it finds losses.
 func TestPowerCutNoticesMissingSync(t *testing.T) {
-	tried, losing, lost := powerCut(t, true, 60)
+	tried, losing, lost := powerCut(t, true, effort(nil, 80))
 	t.Logf("without syncs: %d power cuts, %d of them lost something, %d rows", tried, losing, lost)
 	if lost == 0 {
 		t.Error("nothing was lost without syncs")

@@ -2,5 +2,5 @@
 
 package spool
 
-// The race detector needs several times the memory.
+// The race detector needs several times the memory and the time.
 const raceDetector = true

@@ -85,6 +85,7 @@ func (d *DB) discard(device bridge.DeviceID, seqs []int64) {
 	d.hidden.hide(seqs)
 	d.enqueue(&op{
 		frees: true,
+		rows:  len(seqs),
 		run: func(t *tx) error {
 			t.damaged += int64(len(seqs))
 			return t.deleteReadings(seqs)
@@ -100,6 +101,7 @@ func (d *DB) discardDownlinks(target string, seqs []int64) {
 	d.hidden.hide(seqs)
 	d.enqueue(&op{
 		frees: true,
+		rows:  len(seqs),
 		run: func(t *tx) error {
 			t.damaged += int64(len(seqs))
 			for _, seq := range seqs {

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"fieldbridge/bridge"
@@ -13,6 +14,11 @@ const (
 	// callers does not wait for all the others.
 	maxBatch      = 256
 	maxBatchBytes = 1 << 20
+	// maxBatchRows bounds what a transaction deletes, and so how many pages it
+	// changes and remembers. maxDelete is how much of that one operation takes;
+	// half a batch must have room for one.
+	maxBatchRows = 4096
+	maxDelete    = 1024
 	// sweepEvery is how often what has become old is looked for.
 	sweepEvery = time.Minute
 	// retryDeletes is how long deletes wait for another try when the disk does
@@ -31,6 +37,8 @@ type op struct {
 	end func(error)
 	// bytes is about how much it writes; 0 if it only frees.
 	bytes int64
+	// rows is how many it deletes; 0 for a few.
+	rows int
 	// frees: it only deletes, and is tried alone when there is no room.
 	frees bool
 
@@ -51,6 +59,7 @@ type writer struct {
 	reserved    int64 // seqs below are ours, as the database says
 	dataVersion int64
 	logPages    int64 // pages in the write-ahead log, about
+	moved       int64 // frames of the log that the last checkpoint found in the database
 	counted     int64 // pages of c that are in Stats.WrittenBytes
 	stuck       []*op // deletes that the disk did not take
 	retryAt     time.Time
@@ -83,11 +92,7 @@ func (d *DB) write() {
 			continue
 		}
 		if closed {
-			// What the disk did not take before, it may take now.
-			batch, d.w.stuck = d.w.stuck, nil
-			if len(batch) > 0 {
-				d.commit(batch)
-			}
+			d.unstick()
 			return
 		}
 		if d.tidy() {
@@ -107,19 +112,60 @@ func (d *DB) write() {
 	}
 }
 
-// take returns the next operations in order: all that wait, up to the bounds.
+// unstick tries once more, at the end, what the disk did not take before. It
+// gives up at the first part of which nothing is taken.
+func (d *DB) unstick() {
+	for before := -1; len(d.w.stuck) > 0 && len(d.w.stuck) != before; {
+		before = len(d.w.stuck)
+		var b bounds
+		n := b.fit(d.w.stuck)
+		batch := slices.Clone(d.w.stuck[:n])
+		d.w.stuck = d.w.stuck[n:]
+		d.commit(batch)
+		d.maintain()
+	}
+}
+
+// bounds is how much of a batch is taken.
+type bounds struct {
+	n, rows int
+	bytes   int64
+}
+
+// fit counts in the operations that still fit into a batch and returns how many
+// they are. An empty batch takes at least one.
+func (b *bounds) fit(ops []*op) (n int) {
+	for _, o := range ops {
+		if b.n > 0 && (b.n >= maxBatch || b.rows+o.rows > maxBatchRows || b.bytes+o.bytes > maxBatchBytes) {
+			break
+		}
+		b.n++
+		b.rows += o.rows
+		b.bytes += o.bytes
+		n++
+	}
+	return n
+}
+
+// take returns the next operations in order, up to the bounds: of those that
+// are stuck at most half a batch, so that new ones do not wait for them all,
+// and of all that wait. Once a part is taken, the next one follows at once.
 func (d *DB) take() (batch []*op, closed bool) {
+	var b bounds
 	if len(d.w.stuck) > 0 && !time.Now().Before(d.w.retryAt) {
-		batch, d.w.stuck = d.w.stuck, nil
+		b = bounds{n: maxBatch / 2, rows: maxBatchRows / 2}
+		n := b.fit(d.w.stuck)
+		b.n -= maxBatch / 2
+		b.rows -= maxBatchRows / 2
+		batch = slices.Clone(d.w.stuck[:n])
+		clear(d.w.stuck[:n])
+		if d.w.stuck = d.w.stuck[n:]; len(d.w.stuck) == 0 {
+			d.w.stuck = nil
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var n int
-	var bytes int64
-	for n < len(d.queue) && n < maxBatch && (n == 0 || bytes+d.queue[n].bytes <= maxBatchBytes) {
-		bytes += d.queue[n].bytes
-		n++
-	}
+	n := b.fit(d.queue)
 	batch = append(batch, d.queue[:n]...)
 	clear(d.queue[:n])
 	d.queue = d.queue[n:]

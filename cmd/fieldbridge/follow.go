@@ -16,6 +16,7 @@ func (g *gateway) followSpool(ctx context.Context) error {
 	defer tick.Stop()
 	failing := false
 	for stale := false; ; {
+		g.looked.Store(new(g.spool.Stats()))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -42,6 +44,11 @@ type gateway struct {
 	ports    map[string]*serial.Port
 	hooks    map[string]*webhook.Target // by URL
 	sessions []*session.Session
+	states   *states
+
+	maxBytes int64                       // of the spool
+	room     *room                       // of the spool
+	looked   atomic.Pointer[spool.Stats] // the spool as of a moment ago; never nil
 }
 
 // newGateway builds a gateway, opens its spool and binds its HTTP listener.
@@ -54,6 +61,8 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	}
 	g := &gateway{log: log, ports: map[string]*serial.Port{}, hooks: map[string]*webhook.Target{}}
 	g.metrics = newMetrics(cfg, g)
+	g.states = newStates(g, cfg)
+	g.maxBytes, g.room = cfg.Spool.MaxBytes, &room{}
 	defer func() {
 		if err != nil {
 			g.close()
@@ -63,9 +72,9 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 		return nil, err
 	}
 	g.bridge = bridge.New(bridge.Options{
-		AckTimeout: cfg.AckTimeout, Spool: g.spool, Downlinks: g.spool, Logger: log,
+		AckTimeout: cfg.AckTimeout, Spool: watchedSpool{g.spool, g.room}, Downlinks: g.spool, Logger: log,
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
-		Stamp:    g.stamp,
+		Stamp:    g.stamp, Published: g.metrics.published,
 	})
 	w := &wiring{
 		cfg: cfg, signers: keys, log: log, downlinks: g.bridge.Downlink,
@@ -79,6 +88,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	if err := g.connect(w); err != nil {
 		return nil, err
 	}
+	slices.Sort(g.states.listed)
 	intake := countingIntake{g.bridge, g.metrics}
 	for _, s := range cfg.Serials {
 		p, err := newPort(s, intake, log)
@@ -100,7 +110,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	}
 	g.http, err = rest.New(rest.Options{
 		Listen: cfg.HTTP.Listen, MaxBody: cfg.HTTP.MaxBody, Logger: log, Ready: g.ready,
-		Metrics: g.metrics.handler(log),
+		Metrics: g.metrics.handler(log), States: g.states,
 	}, intake)
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -122,6 +132,7 @@ func (g *gateway) openSpool(cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	g.looked.Store(new(g.spool.Stats()))
 	g.clock = clock.New(clock.Options{
 		RequireSync: cfg.Clock.RequireSync, LastTrusted: g.spool.LastTrusted(), Logger: g.log,
 	})
@@ -205,6 +216,7 @@ func (g *gateway) connect(w *wiring) error {
 				}
 				g.sessions = append(g.sessions, s)
 			}
+			g.states.carry(d.ID, s, shared == nil)
 			if err := g.bridge.Connect(d.ID, bridge.Connection{
 				Uplink: s, MaxPayload: c.MaxPayload, SpoolFirst: d.Durability == config.DurabilityAlways,
 			}); err != nil {
@@ -212,6 +224,7 @@ func (g *gateway) connect(w *wiring) error {
 			}
 		}
 		if c.AnyDevice {
+			g.states.others = shared
 			g.bridge.ConnectOthers(bridge.Connection{
 				Uplink: shared, MaxPayload: c.MaxPayload, SpoolFirst: w.cfg.Durability == config.DurabilityAlways,
 			})
@@ -338,23 +351,33 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// ready answers /readyz. A broker that is down is no reason to be unready.
+// readyDocument is the detail of /readyz, documented in the README.
+type readyDocument struct {
+	Sessions         int           `json:"sessions"`
+	SessionsUp       int           `json:"sessionsUp"`
+	SerialPorts      int           `json:"serialPorts"`
+	SerialPortsUp    int           `json:"serialPortsUp"`
+	ReadingsInMemory int           `json:"readingsInMemory"`
+	Clock            clockDocument `json:"clock"`
+	Spool            spoolDocument `json:"spool"`
+}
+
+// ready answers /readyz. A broker that is down is no reason to be unready. It
+// does not wait for the disk: of the spool it tells what followSpool has seen.
 func (g *gateway) ready() (bool, any) {
-	up := 0
+	d := readyDocument{
+		Sessions: len(g.sessions), SerialPorts: len(g.ports), ReadingsInMemory: g.bridge.Held(),
+		Clock: clockOf(g.clock.State()), Spool: g.spoolDocument(*g.looked.Load()),
+	}
 	for _, s := range g.sessions {
 		if s.State().Up {
-			up++
+			d.SessionsUp++
 		}
 	}
-	ports := 0
 	for _, p := range g.ports {
 		if p.Stats().Up {
-			ports++
+			d.SerialPortsUp++
 		}
 	}
-	return true, map[string]int{
-		"sessions": len(g.sessions), "sessionsUp": up,
-		"serialPorts": len(g.ports), "serialPortsUp": ports,
-		"readingsInMemory": g.bridge.Held(),
-	}
+	return true, d
 }

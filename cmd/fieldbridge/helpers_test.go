@@ -145,6 +145,12 @@ func complete(text string) string {
 // another gateway may have run with.
 func runGateway(t *testing.T, path string, files map[string]string) *testGateway {
 	t.Helper()
+	return runPrepared(t, path, files, func(*gateway) {})
+}
+
+// runPrepared is runGateway for a gateway that is changed before it runs.
+func runPrepared(t *testing.T, path string, files map[string]string, prepare func(*gateway)) *testGateway {
+	t.Helper()
 	cfg, err := config.Load(path)
 	if err != nil {
 		t.Fatal(err)
@@ -157,6 +163,7 @@ func runGateway(t *testing.T, path string, files map[string]string) *testGateway
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(g.gw)
 	g.HTTP = g.gw.http.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel

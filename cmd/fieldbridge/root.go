@@ -84,7 +84,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		newRunCommand(), newDemoCommand(), newCheckCommand(), newKeysCommand(),
-		newTokenCommand(), newSpoolCommand(), newBrokerCommand(), newVersionCommand(),
+		newTokenCommand(), newStatusCommand(), newSpoolCommand(), newBrokerCommand(), newVersionCommand(),
 	)
 	return root
 }
