@@ -17,6 +17,8 @@ import (
 
 	"fieldbridge/adapters/rest"
 	"fieldbridge/adapters/serial"
+	"fieldbridge/adapters/serial/decode"
+	"fieldbridge/adapters/serial/frame"
 	"fieldbridge/adapters/webhook"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/clock"
@@ -185,8 +187,9 @@ func (g *gateway) close() {
 func newPort(s config.Serial, to serial.Accepter, log *slog.Logger) (*serial.Port, error) {
 	return serial.New(serial.Options{
 		Name: s.Name, Port: s.Port, Baud: s.Baud, Mode: s.Mode,
-		Delimiter: s.Delimiter, MaxFrame: int(s.MaxFrame), Decode: s.Decode,
-		Device: s.Device, Subtopic: s.Subtopic, ContentType: s.ContentType,
+		Frame:  frame.Options{Kind: s.Framing, Delimiter: s.Delimiter, MaxFrame: int(s.MaxFrame)},
+		Decode: decode.Options{Kind: s.Decode, ContentType: s.ContentType},
+		Device: s.Device, Subtopic: s.Subtopic,
 		Logger: log,
 	}, to)
 }
