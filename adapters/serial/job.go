@@ -33,6 +33,7 @@ type job struct {
 	poll  *poller // nil: somebody else wants it
 
 	state  atomic.Int32
+	wrote  chan struct{}  // closed when nothing of it will be written any more
 	result chan jobResult // capacity 1
 
 	// What follows belongs to the owner of the line.
@@ -58,7 +59,7 @@ type jobResult struct {
 }
 
 func newJob(ctx context.Context, frame []byte, limit time.Duration) *job {
-	return &job{ctx: ctx, frame: frame, limit: limit, result: make(chan jobResult, 1)}
+	return &job{ctx: ctx, frame: frame, limit: limit, wrote: make(chan struct{}), result: make(chan jobResult, 1)}
 }
 
 // start reports whether the job is still wanted. After it, bytes may be on the
@@ -108,5 +109,15 @@ func (p *Port) do(j *job) jobResult {
 		}
 	}
 	// The write ends soon, since its context is done.
-	return <-j.result
+	select {
+	case r := <-j.result:
+		return r
+	case <-j.wrote:
+	}
+	select {
+	case r := <-j.result:
+		return r
+	default:
+		return jobResult{err: context.Cause(j.ctx)} // only the answer is missing
+	}
 }
