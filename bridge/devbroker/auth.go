@@ -136,3 +136,17 @@ func (b *Broker) judge(who identity, m *Message) (code byte, broken string) {
 	}
 	return 0, ""
 }
+
+// offence is the reason code of the DISCONNECT that a PUBLISH leads to, or zero.
+func (b *Broker) offence(m Message) byte {
+	b.mu.Lock()
+	match := b.endPublish
+	b.mu.Unlock()
+	if match == nil {
+		return 0
+	}
+	if code := match(m); code >= 0x80 {
+		return code
+	}
+	return 0
+}

@@ -28,7 +28,8 @@ const (
 )
 
 // Broker is a running broker. All methods are safe for concurrent use, but must
-// not be called from the function that is given to RefusePublishes.
+// not be called from the functions that are given to RefusePublishes and
+// DisconnectPublishes.
 type Broker struct {
 	opts    Options
 	log     *slog.Logger
@@ -48,6 +49,7 @@ type Broker struct {
 	sessions      map[string]*session // by client id
 	refuseConnect byte
 	refusePublish func(Message) byte
+	endPublish    func(Message) byte
 	holdAcks      bool
 }
 

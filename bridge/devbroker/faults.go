@@ -83,6 +83,16 @@ func (b *Broker) RefusePublishes(match func(Message) byte) {
 	b.refusePublish = match
 }
 
+// DisconnectPublishes ends the connection of a client that sends a PUBLISH for
+// which match returns a reason code of 0x80 or above, with a DISCONNECT that has
+// that code, as a broker does with what it calls malformed or too large. The
+// message is not accepted. nil ends that; match is as for RefusePublishes.
+func (b *Broker) DisconnectPublishes(match func(Message) byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endPublish = match
+}
+
 // Disconnect ends the connections of a client with a DISCONNECT that has this
 // reason code. It reports whether there was one; while frozen there is none.
 func (b *Broker) Disconnect(clientID string, code byte) bool {

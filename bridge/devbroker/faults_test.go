@@ -156,6 +156,32 @@ func TestDisconnect(t *testing.T) {
 	}
 }
 
+func TestDisconnectPublishes(t *testing.T) {
+	b := newBroker(t, nil)
+	addr := listen(t, b)
+	b.DisconnectPublishes(func(m devbroker.Message) byte {
+		if string(m.Payload) == "bad" {
+			return 0x95
+		}
+		return 0
+	})
+	w, _ := connected(t, addr, deviceConnect(t, dev))
+	w.publish(1, uplink, "", "good")
+	w.acked(1, 0)
+	w.publish(2, uplink, "", "bad")
+	w.disconnected(0x95)
+	w, ack := connected(t, addr, deviceConnect(t, dev))
+	if !ack.SessionPresent {
+		t.Error("the session is gone")
+	}
+	b.DisconnectPublishes(nil)
+	w.publish(2, uplink, "", "bad")
+	w.acked(2, 0)
+	if got := payloads(b.Messages()); !slices.Equal(got, []string{"good", "bad"}) {
+		t.Errorf("recorded %q", got)
+	}
+}
+
 func TestHoldAcks(t *testing.T) {
 	b := newBroker(t, func(o *devbroker.Options) { o.ReceiveMaximum = 21 })
 	w, _ := connected(t, listen(t, b), deviceConnect(t, dev))

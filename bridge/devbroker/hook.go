@@ -155,6 +155,11 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		}
 		return pk, reason(code)
 	}
+	if code := h.b.offence(m); code != 0 {
+		h.b.log.Warn("client disconnected for a publish", "client", cl.ID, "device", string(m.Device), "code", show(code))
+		h.b.sendDisconnect(c, code)
+		return pk, packets.ErrRejectPacket // no PUBACK
+	}
 	h.b.record.message(m)
 	if pk.FixedHeader.Qos > 0 && h.b.hold(c, pk.PacketID) {
 		return pk, packets.ErrRejectPacket // nothing is sent

@@ -78,6 +78,9 @@ func (e *ReasonError) slow() bool {
 const (
 	triesUnspecified   = 5 // 0x80 and 0x83 say nothing about the cause
 	triesNotAuthorized = 2 // the token may just have expired; once more with a fresh one
+	// A clash of packet ids does not survive new connections and new ids: what
+	// fails for the fifth time must not cost any more of them.
+	triesPacketID = 5
 )
 
 // puback maps a PUBACK's reason code to what becomes of the reading (MQTT v5
@@ -95,7 +98,7 @@ func puback(code byte, reason string) (o bridge.Outcome, reconnect bool) {
 		o.Kind, o.MaxTries = bridge.Retry, triesNotAuthorized
 		reconnect = true
 	case 0x91:
-		o.Kind, reconnect = bridge.Retry, true
+		o.Kind, o.MaxTries, reconnect = bridge.Retry, triesPacketID, true
 	case 0x96, 0x97:
 		o.Kind = bridge.Retry
 	default:

@@ -157,7 +157,7 @@ func TestPubackCodes(t *testing.T) {
 		{0x83, triesUnspecified, false, false},
 		{0x87, triesNotAuthorized, true, false},
 		{0x90, 1, false, false},
-		{0x91, 0, true, false},
+		{0x91, triesPacketID, true, false},
 		{0x96, 0, false, false},
 		{0x97, 0, false, false},
 		{0x99, 1, false, false},

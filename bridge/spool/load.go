@@ -3,6 +3,7 @@ package spool
 import (
 	"database/sql/driver"
 	"sync"
+	"time"
 
 	"fieldbridge/bridge"
 )
@@ -67,6 +68,15 @@ func (d *DB) serveLoads() {
 	}
 }
 
+const (
+	// maxHidden is how many deletes may wait for the disk before loads are held
+	// up: a broker that is faster than the disk would let them grow without end.
+	maxHidden = 8192
+	// loadPatience is how long a load waits for them. What the disk does not take
+	// at all slows the draining down and does not end it.
+	loadPatience = time.Second
+)
+
 // hidden are the readings that were deleted as far as callers can see: their
 // delete may still wait for its commit, or a load that began before the commit
 // may still find them.
@@ -75,7 +85,8 @@ type hidden struct {
 	seqs  map[int64]int
 	loads map[uint64]struct{} // those that run
 	next  uint64
-	gone  []goneSeqs // committed, oldest first
+	gone  []goneSeqs    // committed, oldest first
+	few   chan struct{} // closed at maxHidden, if somebody waits
 }
 
 // goneSeqs can be forgotten once no load below epoch runs.
@@ -109,6 +120,30 @@ func (h *hidden) forget(seqs []int64) {
 		if h.seqs[s]--; h.seqs[s] <= 0 {
 			delete(h.seqs, s)
 		}
+	}
+	if h.few != nil && len(h.seqs) <= maxHidden {
+		close(h.few)
+		h.few = nil
+	}
+}
+
+// await waits until no more than maxHidden are hidden, or for d.
+func (h *hidden) await(d time.Duration) {
+	h.mu.Lock()
+	if len(h.seqs) <= maxHidden {
+		h.mu.Unlock()
+		return
+	}
+	if h.few == nil {
+		h.few = make(chan struct{})
+	}
+	few := h.few
+	h.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-few:
+	case <-timer.C:
 	}
 }
 
@@ -154,13 +189,15 @@ func (h *hidden) has(seq int64) bool {
 
 // Load reads a device's readings with a Seq above after, oldest first, until
 // maxBytes of them are together; one at least if there is one. What Delete and
-// Bury were called for is not among them. It does not wait for the writer.
+// Bury were called for is not among them. It does not wait for the writer, unless
+// more than maxHidden deletes do, and then for loadPatience at most.
 func (d *DB) Load(device bridge.DeviceID, after int64, maxBytes int, done func([]bridge.Stored, error)) {
 	d.loads.add(func(closed bool) {
 		if closed {
 			done(nil, ErrClosed)
 			return
 		}
+		d.hidden.await(loadPatience)
 		var found []bridge.Stored
 		err := d.readRepaired(func(c *conn) (err error) {
 			found, err = d.load(c, device, after, int64(maxBytes))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -29,7 +30,13 @@ type testDaemon struct {
 // startDaemon runs a daemon and waits until it is ready.
 func startDaemon(t *testing.T, path string) *testDaemon {
 	t.Helper()
-	d := runDaemon(t, path)
+	return runDaemon(t, path).ready()
+}
+
+// ready waits until the daemon takes requests.
+func (d *testDaemon) ready() *testDaemon {
+	t := d.t
+	t.Helper()
 	const before = `msg=ready http=`
 	eventually(t, "the daemon is ready", func() bool {
 		select {
@@ -51,7 +58,24 @@ func runDaemon(t *testing.T, path string) *testDaemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &testDaemon{t: t, Logs: &logBuffer{}, cmd: exec.Command(self, "run", "--config", path), exited: make(chan struct{})}
+	return runProgram(t, self, path)
+}
+
+// buildProgram builds what users get, which is smaller than a test's binary and
+// has no race detector in it.
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "fieldbridge")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return program
+}
+
+// runProgram is runDaemon with this binary.
+func runProgram(t *testing.T, program, path string) *testDaemon {
+	t.Helper()
+	d := &testDaemon{t: t, Logs: &logBuffer{}, cmd: exec.Command(program, "run", "--config", path), exited: make(chan struct{})}
 	d.cmd.Env = append(os.Environ(), daemonVariable+"=1", "NOTIFY_SOCKET=")
 	d.cmd.Stdout, d.cmd.Stderr = d.Logs, d.Logs
 	if err := d.cmd.Start(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,11 +92,8 @@ type killRun struct {
 
 func newKillRun(t *testing.T) *killRun {
 	k := &killRun{
-		t: t, binary: filepath.Join(t.TempDir(), "fieldbridge"), http: mosqFreeAddr(t),
+		t: t, binary: buildProgram(t), http: mosqFreeAddr(t),
 		line: openPTY(t), log: &mosqLog{}, accepted: map[string]int{},
-	}
-	if out, err := exec.Command("go", "build", "-o", k.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	// The broker is asked to keep what it acknowledged over an orderly restart,
 	// or the subscriber would miss what the gateway was right to forget.

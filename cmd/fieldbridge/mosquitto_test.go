@@ -64,6 +64,7 @@ type mosqOptions struct {
 	addr           string // "": a free port
 	extra          string // lines for mosquitto.conf
 	persistent     bool   // extra says how
+	quiet          bool   // the log has no line for each packet
 }
 
 func mosqFreeAddr(t *testing.T) string {
@@ -86,7 +87,10 @@ func mosqStart(t *testing.T, o mosqOptions) *mosqBroker {
 	}
 	b := &mosqBroker{t: t, addr: o.addr, conf: filepath.Join(dir, "mosquitto.conf"), log: &mosqLog{}}
 	b.host, b.port, _ = net.SplitHostPort(o.addr)
-	conf := fmt.Sprintf("listener %s %s\nlog_dest stderr\nlog_type all\n", b.port, b.host)
+	conf := fmt.Sprintf("listener %s %s\nlog_dest stderr\n", b.port, b.host)
+	if !o.quiet {
+		conf += "log_type all\n"
+	}
 	if !o.persistent {
 		conf += "persistence false\n"
 	}

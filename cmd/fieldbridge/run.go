@@ -21,6 +21,7 @@ stops it at once.`,
 			if err != nil {
 				return err
 			}
+			limitMemory(cfg)
 			log := newLogger(c.ErrOrStderr(), cfg.Log)
 			g, err := newGateway(cfg, log)
 			if err != nil {

@@ -42,10 +42,10 @@ type site struct {
 // rsaKey is made once: it takes long under the race detector.
 var rsaKey = sync.OnceValues(func() (crypto.Signer, error) { return token.Generate("RS256") })
 
-// newSite starts a broker.
-func newSite(t *testing.T) *site {
+// newSite starts a broker, with options as set has changed them.
+func newSite(t *testing.T, set ...func(*devbroker.Options)) *site {
 	t.Helper()
-	s := newDarkSite(t)
+	s := newDarkSite(t, set...)
 	addr, err := s.Broker.Listen("127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func newSite(t *testing.T) *site {
 }
 
 // newDarkSite makes a broker that nobody can reach yet.
-func newDarkSite(t *testing.T) *site {
+func newDarkSite(t *testing.T, set ...func(*devbroker.Options)) *site {
 	t.Helper()
 	s := &site{t: t, Files: map[string]string{"yard.secret": yardSecret + "\n"}}
 	o := devbroker.Options{
@@ -76,6 +76,9 @@ func newDarkSite(t *testing.T) *site {
 		}
 		o.Devices[id] = key.Public()
 		s.Files[string(id)+".pem"] = string(private)
+	}
+	for _, f := range set {
+		f(&o)
 	}
 	var err error
 	if s.Broker, err = devbroker.New(o); err != nil {

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,34 +65,6 @@ func TestBacklogOutlivesRestarts(t *testing.T) {
 	g.awaitEmpty()
 	g.stop()
 	n.check(t, payloadsOf(s.Broker.Messages()), false)
-}
-
-// TestMosquittoForgetsReadingsInFlight kills a broker that keeps nothing while a
-// part of a stream has no PUBACK yet.
-func TestMosquittoForgetsReadingsInFlight(t *testing.T) {
-	t.Parallel()
-	b := mosqStart(t, mosqOptions{})
-	line := openPTY(t)
-	g := startGateway(t, fmt.Sprintf(mosqJWTConfig, b.addr)+fmt.Sprintf(mosqPort, line.Path), map[string]string{"pump-1.pem": mosqKey(t)})
-	g.awaitUp()
-	n := newNumbered()
-	b.freeze()
-	writeLines(n, line, 100)
-	eventually(t, "all lines held, some of them in flight", func() bool { return g.gw.bridge.Held() == 100 })
-	b.stop(syscall.SIGKILL)
-	g.awaitSpooled(100)
-	b.start()
-	g.awaitUp()
-	g.awaitEmpty()
-	// Who was not yet subscribed sees nothing of that: the broker's log tells.
-	if got := b.log.count("Received PUBLISH from pump-1"); got < 100 {
-		t.Errorf("the broker got %d readings, want 100", got)
-	}
-	w := b.witness()
-	if a := g.post("pump-1", "", "text/plain", "after"); a.Status != http.StatusOK {
-		t.Errorf("answer %+v", a)
-	}
-	w.want("/up/device/id/pump-1 text/plain after")
 }
 
 // TestDurabilityAlways kills nothing: that the readings are in the spool before

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"fmt"
+	"runtime/debug"
+	"testing"
+
+	"fieldbridge/bridge/config"
+)
+
+func TestMemoryLimit(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
+	s := newSite(t)
+	port := openPTY(t)
+	cfg, err := config.Load(writeConfig(t, complete(s.config("", "", fmt.Sprintf(scaleText, port.Path)+"\n[spool]\nmax_bytes = \"64MiB\"\n")), s.Files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Two devices have a session each, the third shares the yard's; one port.
+	const want = 32<<20 + 4*64<<10 + 3*4<<10 + 512<<10
+	t.Setenv("GOMEMLIMIT", "")
+	limitMemory(cfg)
+	if got := debug.SetMemoryLimit(-1); got != want {
+		t.Errorf("%d bytes, want %d", got, want)
+	}
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	debug.SetMemoryLimit(1 << 30)
+	limitMemory(cfg)
+	if got := debug.SetMemoryLimit(-1); got != 1<<30 {
+		t.Errorf("%d bytes: what the environment says counts", got)
+	}
+}
