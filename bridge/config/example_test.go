@@ -31,7 +31,7 @@ func exampleDir(t testing.TB) string {
 
 func TestExampleLoads(t *testing.T) {
 	cfg := mustLoad(t, exampleDir(t), readExample(t))
-	if len(cfg.Connectors) != 2 || len(cfg.Devices) != 2 || len(cfg.Serials) != 1 {
+	if len(cfg.Connectors) != 2 || len(cfg.Devices) != 2 || len(cfg.Serials) != 6 {
 		t.Errorf("got %d connectors, %d devices, %d serial ports", len(cfg.Connectors), len(cfg.Devices), len(cfg.Serials))
 	}
 }
@@ -74,7 +74,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[rawConfig](), "")
-	if keys < 55 {
+	if keys < 120 {
 		t.Errorf("looked for %d keys, want at least 55", keys)
 	}
 }
