@@ -17,7 +17,7 @@ import (
 type Refusal = frame.Refusal
 
 // RefusedUnexpected: a frame that came while the answer to a poll was waited for
-// and is not what the poll expects.
+// and is not what the poll expects, or that came unasked with ExchangeOnly.
 const RefusedUnexpected Refusal = "unexpected"
 
 // hints tell people what usually is behind a refusal.
@@ -28,7 +28,7 @@ var hints = map[Refusal]string{
 	frame.Garbage:      "bytes that belong to no frame: check framing, baud and mode",
 	decode.InvalidText: `not valid UTF-8 text: check baud and mode; for another encoding use decode = "raw"`,
 	decode.NotJSON:     "not valid JSON: check baud and mode, and what the device sends",
-	RefusedUnexpected:  "the sensor answers something else than poll.expect says",
+	RefusedUnexpected:  "the sensor answers something else than poll.expect says, or too late, or unasked",
 	decode.BadDevice:   "device_from gives no device: see fieldbridge listen",
 	decode.NoMatch:     "see fieldbridge listen for the frames as they come",
 	decode.BadFields:   "see fieldbridge listen for the frames as they come",

@@ -175,6 +175,9 @@ func (o *opening) take(ctx context.Context, c chunk) {
 // emit handles the frames that end at the time at.
 func (o *opening) emit(ctx context.Context, at time.Time) frame.Emit {
 	return func(b []byte, why frame.Refusal) {
+		if why == "" && o.port.opts.ExchangeOnly {
+			why = RefusedUnexpected
+		}
 		if why != "" {
 			o.in.refuse(b, why, "", at)
 			return

@@ -73,6 +73,9 @@ type Options struct {
 	Device   bridge.DeviceID
 	Subtopic bridge.Subtopic
 
+	// ExchangeOnly: there are no readings but what Exchange gets. Frames that
+	// come without being asked for are refused, and Device is not needed.
+	ExchangeOnly bool
 	// Polls are what the sensors are asked.
 	Polls []Poll
 	// Turnaround is how long the line must have been silent before something is
@@ -153,7 +156,7 @@ func (o *Options) check() error {
 			wrong("%s must be above zero (got %s)", d.name, d.d)
 		}
 	}
-	if o.Device != "" || o.Decode.DeviceFrom == "" {
+	if o.Device != "" || o.Decode.DeviceFrom == "" && !o.ExchangeOnly {
 		if _, err := bridge.ParseDeviceID(string(o.Device)); err != nil {
 			errs = append(errs, err)
 		}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // USB identifies an adapter by what its descriptors say, whatever name the
@@ -55,6 +57,10 @@ type Found struct {
 	// Stable is a link to it that stays the same when adapters change places,
 	// or "".
 	Stable string
+	// Socket is the link that says which socket it is plugged into, or "".
+	Socket string
+	// Denied is the group whose members may open it, if this user may not.
+	Denied string
 	// USB is set if it is an adapter on USB, and Product then is its name.
 	USB     *USB
 	Product string
@@ -75,7 +81,7 @@ func (s System) Ports() ([]Found, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list serial ports: %w", err)
 	}
-	links := stableLinks(dev)
+	ids, sockets := links(dev, "by-id"), links(dev, "by-path")
 	var found []Found
 	for _, e := range entries {
 		// Terminals of no device are consoles; those of the platform bus driver
@@ -89,7 +95,11 @@ func (s System) Ports() ([]Found, error) {
 		if _, err := os.Stat(path); err != nil {
 			continue // not in this container, say
 		}
-		f := Found{Path: path, Stable: links[path]}
+		f := Found{Path: path, Stable: ids[path], Socket: sockets[path]}
+		setDefault(&f.Stable, f.Socket)
+		if unix.Access(path, unix.R_OK|unix.W_OK) != nil {
+			f.Denied = groupOf(path)
+		}
 		f.USB, f.Product = usbOf(device, sys)
 		found = append(found, f)
 	}
@@ -134,21 +144,19 @@ func readLine(path string) string {
 	return strings.TrimSpace(line)
 }
 
-// stableLinks maps device files to their links. by-id says which adapter it is,
-// by-path only which socket it is in, so by-id goes first.
-func stableLinks(dev string) map[string]string {
-	links := map[string]string{}
-	for _, dir := range []string{"by-path", "by-id"} {
-		dir = filepath.Join(dev, "serial", dir)
-		entries, _ := os.ReadDir(dir) // absent: udev made no links
-		for _, e := range entries {
-			link := filepath.Join(dir, e.Name())
-			if to, err := filepath.EvalSymlinks(link); err == nil {
-				links[to] = link
-			}
+// links maps device files to their links in a directory of udev's: by-id says
+// which adapter it is, by-path which socket it is in.
+func links(dev, dir string) map[string]string {
+	found := map[string]string{}
+	dir = filepath.Join(dev, "serial", dir)
+	entries, _ := os.ReadDir(dir) // absent: udev made no links
+	for _, e := range entries {
+		link := filepath.Join(dir, e.Name())
+		if to, err := filepath.EvalSymlinks(link); err == nil {
+			found[to] = link
 		}
 	}
-	return links
+	return found
 }
 
 // errAmbiguous: the description fits several adapters.

@@ -114,9 +114,9 @@ func TestPorts(t *testing.T) {
 	}
 	dev := func(s string) string { return filepath.Join(m.Dev, s) }
 	want := []Found{
-		{Path: dev("ttyACM0"), Stable: dev("serial/by-path/1-2-00"), USB: &ch340, Product: "USB to UART"},
+		{Path: dev("ttyACM0"), Stable: dev("serial/by-path/1-2-00"), Socket: dev("serial/by-path/1-2-00"), USB: &ch340, Product: "USB to UART"},
 		{Path: dev("ttyS0")},
-		{Path: dev("ttyUSB0"), Stable: dev("serial/by-id/usb-A50285BI-if00"), USB: &ftdi, Product: "USB to UART"},
+		{Path: dev("ttyUSB0"), Stable: dev("serial/by-id/usb-A50285BI-if00"), Socket: dev("serial/by-path/1-1-00"), USB: &ftdi, Product: "USB to UART"},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("ports (-want +got):\n%s", d)

@@ -16,9 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"fieldbridge/adapters/rest"
-	"fieldbridge/adapters/serial"
-	"fieldbridge/adapters/serial/decode"
-	"fieldbridge/adapters/serial/frame"
 	"fieldbridge/adapters/webhook"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/clock"
@@ -43,7 +40,7 @@ type gateway struct {
 	bridge   *bridge.Bridge
 	metrics  *metrics
 	http     *rest.Server
-	ports    map[string]*serial.Port
+	ports    map[string]*line
 	hooks    map[string]*webhook.Target // by URL
 	sessions []*session.Session
 	states   *states
@@ -57,11 +54,11 @@ type gateway struct {
 // Nothing runs before run; nothing needs a broker, a port or the right time to
 // be there. Who does not call run calls close.
 func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
-	keys, err := signers(cfg)
+	keys, err := validate(cfg)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{log: log, ports: map[string]*serial.Port{}, hooks: map[string]*webhook.Target{}}
+	g := &gateway{log: log, ports: map[string]*line{}, hooks: map[string]*webhook.Target{}}
 	g.metrics = newMetrics(cfg, g)
 	g.states = newStates(g, cfg)
 	g.maxBytes, g.room = cfg.Spool.MaxBytes, &room{}
@@ -93,7 +90,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	slices.Sort(g.states.listed)
 	intake := countingIntake{g.bridge, g.metrics}
 	for _, s := range cfg.Serials {
-		p, err := newPort(s, intake, log)
+		p, err := newLine(s, lineOptions{to: intake, log: log, timeKnown: func() bool { return g.clock.State().Trusted }})
 		if err != nil {
 			return nil, err
 		}
@@ -182,16 +179,6 @@ func (g *gateway) close() {
 			g.log.Error("spool not closed in order", "error", err)
 		}
 	}
-}
-
-func newPort(s config.Serial, to serial.Accepter, log *slog.Logger) (*serial.Port, error) {
-	return serial.New(serial.Options{
-		Name: s.Name, Port: s.Port, Baud: s.Baud, Mode: s.Mode,
-		Frame:  frame.Options{Kind: s.Framing, Delimiter: s.Delimiter, MaxFrame: int(s.MaxFrame)},
-		Decode: decode.Options{Kind: s.Decode, ContentType: s.ContentType},
-		Device: s.Device, Subtopic: s.Subtopic,
-		Logger: log,
-	}, to)
 }
 
 // connect gives every device its session.
