@@ -115,6 +115,15 @@ func (p *Port) open() (w wire, path string, err error) {
 		}
 	}
 	c, err := openConn(path, p.mode)
+	if err != nil && p.mode.InitialStatusBits != nil {
+		// A port without modem lines, such as a pseudo-terminal, has none to set.
+		mode := p.mode
+		mode.InitialStatusBits = nil
+		if plain, perr := openConn(path, mode); perr == nil {
+			p.log.Warn("the port has no DTR and RTS, they are not set", "path", path, "error", err)
+			return plain, path, nil
+		}
+	}
 	if err != nil {
 		return nil, "", explainOpen(path, err)
 	}

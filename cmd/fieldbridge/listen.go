@@ -75,7 +75,7 @@ func runListen(c *cobra.Command, f listenFlags) error {
 	}
 	out := c.OutOrStdout()
 	l := &listener{
-		view: view{out: bufio.NewWriter(out), hex: f.hex, colour: isTerminal(out) && os.Getenv("NO_COLOR") == ""},
+		view: newView(out, f.hex, isTerminal(out) && os.Getenv("NO_COLOR") == ""),
 		port: s, events: make(chan sighting, 4096), began: time.Now(),
 	}
 	if f.record != "" {

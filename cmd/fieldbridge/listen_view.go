@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 	"unicode"
@@ -18,6 +19,10 @@ type view struct {
 	out    *bufio.Writer
 	hex    bool
 	colour bool
+}
+
+func newView(out io.Writer, hex, colour bool) view {
+	return view{out: bufio.NewWriter(out), hex: hex, colour: colour}
 }
 
 const yellow = "33" // as the other colours

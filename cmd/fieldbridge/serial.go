@@ -65,8 +65,29 @@ func (l *line) Run(ctx context.Context) error {
 	}
 	both, ctx := errgroup.WithContext(ctx)
 	both.Go(func() error { return l.Port.Run(ctx) })
-	both.Go(func() error { return l.master.Run(ctx) })
+	both.Go(func() error {
+		// The first polls would fail, and the next may be hours away.
+		if !l.opened(ctx) {
+			return nil
+		}
+		return l.master.Run(ctx)
+	})
 	return both.Wait()
+}
+
+// opened waits until the port has been opened, and reports whether ctx was not
+// done before.
+func (l *line) opened(ctx context.Context) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for l.Port.Stats().Opens == 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // Deliver implements bridge.Deliverer: what goes to a Modbus line is a command to
