@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -245,8 +246,8 @@ func serialMistakes(cfg *config.Config) error {
 			err = errors.Unwrap(err) // without the port's name, which the position has
 		}
 		for _, one := range leaves(err) {
-			key := keyOf(one.Error())
-			add(s.Pos, key, one.Error())
+			key, problem := keyOf(one.Error())
+			add(s.Pos, key, problem)
 		}
 		for i, slave := range slaves(s) {
 			for _, one := range leaves(slave.Valid()) {
@@ -292,10 +293,13 @@ var (
 	firstKey   = regexp.MustCompile(`^[a-z_]+(\[\d+\])?`)
 )
 
-// keyOf is the key of a [[serial]] block that a complaint begins with.
-func keyOf(complaint string) string {
-	if w := wordsOfKey.FindString(complaint); w != "" {
-		return phrases[w]
+// keyOf is the key of a [[serial]] block that a complaint begins with, and the
+// rest of it.
+func keyOf(complaint string) (key, problem string) {
+	begin := wordsOfKey.FindString(complaint)
+	if key = phrases[begin]; begin == "" {
+		begin = firstKey.FindString(complaint)
+		key = begin
 	}
-	return firstKey.FindString(complaint)
+	return key, strings.TrimLeft(strings.TrimPrefix(complaint, begin), ": ")
 }

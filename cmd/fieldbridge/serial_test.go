@@ -64,18 +64,18 @@ func TestConfigurationKnowsTheAdapters(t *testing.T) {
 func TestSerialMistakes(t *testing.T) {
 	const port = "[[serial]]\nname = \"s\"\nport = \"/dev/ttyS0\"\ndevice = \"d\"\n"
 	for _, c := range []struct{ text, want string }{
-		{"decode = \"csv\"\ncolumns = []\n", ":17: serial[0].columns: columns is missing"},
-		{"decode = \"csv\"\ncolumns = [\"a\"]\nseparator = \"\\\"\"\n", ":18: serial[0].separator: "},
-		{"decode = \"json\"\ndrop_from = true\n", ":17: serial[0].drop_from: "},
-		{"decode = \"regex\"\npattern = \"x\"\n", ":17: serial[0].pattern: "},
-		{"decode = \"regex\"\npattern = \"(?P<a>x)\"\ntypes = { b = \"text\" }\n", ":18: serial[0].types: "},
+		{"decode = \"csv\"\ncolumns = []\n", ":16: serial[0].columns: is missing"},
+		{"decode = \"csv\"\ncolumns = [\"a\"]\nseparator = \"\\\"\"\n", ":17: serial[0].separator: "},
+		{"decode = \"json\"\ndrop_from = true\n", ":16: serial[0].drop_from: "},
+		{"decode = \"regex\"\npattern = \"x\"\n", ":16: serial[0].pattern: "},
+		{"decode = \"regex\"\npattern = \"(?P<a>x)\"\ntypes = { b = \"text\" }\n", ":17: serial[0].types: "},
 		{"decode = \"fields\"\nfields = [\n { name = \"a\", type = \"bcd\" },\n { name = \"b\", type = \"u8\", scale = \"x\" },\n]\n",
-			":18: serial[0].fields[0]: fields[0] \"a\": length of bcd"},
-		{"framing = \"fixed\"\nlength = 2\ncheck = \"crc16-modbus\"\n", ":17: serial[0].length: "},
-		{"framing = \"length\"\nlength_field = { offset = 5000, size = 1 }\n", ":17: serial[0].length_field: "},
-		{"framing = \"fixed\"\nlength = 3\npoll = { send = \"READ\", every = \"1s\" }\n", ":18: serial[0].poll: "},
+			":17: serial[0].fields[0]: \"a\": length of bcd"},
+		{"framing = \"fixed\"\nlength = 2\ncheck = \"crc16-modbus\"\n", ":16: serial[0].length: "},
+		{"framing = \"length\"\nlength_field = { offset = 5000, size = 1 }\n", ":16: serial[0].length_field: "},
+		{"framing = \"fixed\"\nlength = 3\npoll = { send = \"READ\", every = \"1s\" }\n", ":17: serial[0].poll: "},
 		{"decode = \"modbus\"\n[[serial.slave]]\naddress = 1\nevery = \"1s\"\nregisters = [\n { name = \"a\", function = 3, address = 0, type = \"bool\" },\n]\n",
-			":21: serial[0].slave[0].registers[0].bit: is missing"},
+			":20: serial[0].slave[0].registers[0].bit: is missing"},
 	} {
 		path := writeConfig(t, docConnector+docDevices+port+c.text, map[string]string{"secret": "doc-secret"})
 		cfg, err := config.Load(path)
