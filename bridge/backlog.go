@@ -67,7 +67,7 @@ func (l *Lane) pending() bool {
 
 // stored is the spool's answer.
 func (l *Lane) stored(first int64, err error) {
-	down := l.uplink.Trouble() != ""
+	down := l.terms.Load().Uplink.Trouble() != ""
 	var leave []*Entry
 	l.mu.Lock()
 	batch := l.batch
@@ -97,9 +97,7 @@ func (l *Lane) stored(first int64, err error) {
 	for _, e := range leave {
 		l.left(e)
 	}
-	if offer {
-		l.uplink.Offer(l)
-	}
+	offer.offer()
 }
 
 // numbered handles an entry that is in the spool now, and reports whether it
@@ -153,7 +151,7 @@ func (l *Lane) refused(e *Entry, err error) bool {
 		return true
 	case !e.first && !e.contented:
 		l.seen.failure("not stored: " + err.Error())
-		l.watch(l.ackTimeout)
+		l.watch(l.timeout())
 		return false
 	case e.done == nil:
 		l.seen.failure("dropped: " + err.Error())
@@ -175,6 +173,9 @@ func (l *Lane) refused(e *Entry, err error) bool {
 // spool while the link is down, else what is more than a page. It is called with
 // mu held and returns what the caller has to let go.
 func (l *Lane) evict(down bool) (out []*Entry) {
+	if l.departed() {
+		return l.vacate()
+	}
 	if l.strays != nil {
 		return nil // the numbers of the list are not in its order
 	}
@@ -229,19 +230,17 @@ func (l *Lane) unloaded(p page, err error) {
 // loaded is the spool's answer.
 func (l *Lane) loaded(p page) {
 	l.budget.unreserve(p.room)
-	l.visit(1 + len(p.found)) // one more, so that the lane is looked at again even if the page is empty
+	l.hold(1 + len(p.found)) // one more, so that the lane is looked at again even if the page is empty
 	l.mu.Lock()
 	l.loading = false
 	listed := 0
-	if p.after == l.through { // else entries were taken out of the list since, which come before the page
+	if p.after == l.through && !l.departed() { // else entries were taken out of the list since, which come before the page
 		listed = l.turn(p)
 	}
 	offer := l.mustOffer()
 	l.mu.Unlock()
-	l.visit(listed - len(p.found) - 1)
-	if offer {
-		l.uplink.Offer(l)
-	}
+	l.hold(listed - len(p.found) - 1)
+	offer.offer()
 }
 
 // turn appends a page to the list and returns how many entries it gave. It is
@@ -288,9 +287,7 @@ func (l *Lane) recall(b Backlog) {
 	l.newest = max(l.newest, b.Newest)
 	offer := l.mustOffer()
 	l.mu.Unlock()
-	if offer {
-		l.uplink.Offer(l)
-	}
+	offer.offer()
 }
 
 // watch sees to it that what is in memory only is looked at after d. It is
@@ -310,7 +307,7 @@ func (l *Lane) checkOverdue() {
 		if e.seq != 0 || e.spooling || e.abandoned {
 			continue
 		}
-		left := l.ackTimeout - time.Since(e.since)
+		left := l.timeout() - time.Since(e.since)
 		if left > 0 {
 			l.watch(left)
 			return

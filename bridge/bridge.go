@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 )
 
 // Defaults of Options.
@@ -48,7 +48,8 @@ type Options struct {
 
 // Bridge takes readings in, hands them to their device's session in order, and
 // brings downlinks to their targets. All methods may be called from any
-// goroutine, Connect and Route too, but those before the first reading.
+// goroutine, Connect, ConnectOthers and Route too, but those before the first
+// reading; later there are Change and Reroute.
 type Bridge struct {
 	opts   Options
 	budget *budget
@@ -56,9 +57,13 @@ type Bridge struct {
 
 	mu      sync.RWMutex // guards what follows
 	devices map[DeviceID]*device
-	open    *Connection           // takes readings of devices that are not listed; nil: none does
-	passing map[DeviceID]*visitor // lanes of such devices, as long as they hold something
+	open    *Connection        // takes readings of devices that are not listed; nil: none does
+	passing map[DeviceID]*Lane // lanes of such devices, as long as they hold something
 	targets map[Deliverer]*target
+
+	rerouted   chan struct{} // capacity 1: targets came or went
+	ackTimeout atomic.Int64  // nanoseconds
+	maxAge     atomic.Int64  // of downlinks, in nanoseconds
 
 	counts counters
 
@@ -72,13 +77,6 @@ type device struct {
 
 	mu       sync.Mutex // guards arrivals
 	arrivals []*arrival // downlinks to be stored; the first is under way
-}
-
-// visitor is the lane of a device that is not listed, and what keeps it: its
-// entries, and its place in the session's queue.
-type visitor struct {
-	lane *Lane
-	held int
 }
 
 // maxVisitors bounds the lanes of devices that are not listed. They pile up only
@@ -109,14 +107,29 @@ func New(o Options) *Bridge {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Delivery = o.Delivery.withDefaults()
-	return &Bridge{
+	b := &Bridge{
 		opts:    o,
 		budget:  &budget{max: o.MemoryBudget},
 		logger:  o.Logger,
 		devices: map[DeviceID]*device{},
-		passing: map[DeviceID]*visitor{},
+		passing: map[DeviceID]*Lane{},
 		targets: map[Deliverer]*target{},
 		keys:    map[keyID]*keyed{},
+
+		rerouted: make(chan struct{}, 1),
+	}
+	b.Tune(o.AckTimeout, o.Delivery.MaxAge)
+	return b
+}
+
+// Tune changes Options.AckTimeout and DeliveryPolicy.MaxAge from now on; zero
+// leaves one as it is.
+func (b *Bridge) Tune(ackTimeout, maxAge time.Duration) {
+	if ackTimeout > 0 {
+		b.ackTimeout.Store(int64(ackTimeout))
+	}
+	if maxAge > 0 {
+		b.maxAge.Store(int64(maxAge))
 	}
 }
 
@@ -127,7 +140,7 @@ func (b *Bridge) Connect(id DeviceID, c Connection) error {
 	if _, ok := b.devices[id]; ok {
 		return fmt.Errorf("connect %q: %w: the device is connected already", id, ErrInvalid)
 	}
-	b.devices[id] = &device{lane: b.newLane(id, c, func(int) {})}
+	b.devices[id] = &device{lane: b.newLane(id, c)}
 	return nil
 }
 
@@ -138,11 +151,31 @@ func (b *Bridge) ConnectOthers(c Connection) {
 	b.open = &c
 }
 
-func (b *Bridge) newLane(id DeviceID, c Connection, visit func(int)) *Lane {
-	return &Lane{
-		device: id, uplink: c.Uplink, spool: b.opts.Spool, maxPayload: c.MaxPayload,
-		always: c.SpoolFirst, ackTimeout: b.opts.AckTimeout, budget: b.budget,
-		counts: &b.counts, published: b.opts.Published, logger: b.logger, visit: visit, pause: retryPause,
+func (b *Bridge) newLane(id DeviceID, c Connection) *Lane {
+	l := &Lane{
+		device: id, spool: b.opts.Spool, ackTimeout: &b.ackTimeout, budget: b.budget,
+		counts: &b.counts, published: b.opts.Published, logger: b.logger, forget: b.forget, pause: retryPause,
+	}
+	l.terms.Store(&c)
+	l.at = &berth{lane: l, uplink: c.Uplink}
+	return l
+}
+
+// newGuest makes the lane of a device that is not listed. It is called with mu
+// held and with open set.
+func (b *Bridge) newGuest(id DeviceID) *Lane {
+	l := b.newLane(id, *b.open)
+	l.guest.Store(true)
+	b.passing[id] = l
+	return l
+}
+
+// forget drops the lane of a device that is not listed when it holds nothing.
+func (b *Bridge) forget(l *Lane) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.passing[l.device] == l && l.held.Load() == 0 && (l.vacated() || l.idle()) {
+		delete(b.passing, l.device)
 	}
 }
 
@@ -181,7 +214,7 @@ func (b *Bridge) accept(ctx context.Context, r Reading, how Handling) (Receipt, 
 	if err != nil {
 		return Receipt{}, err
 	}
-	timer := time.NewTimer(b.opts.AckTimeout)
+	timer := time.NewTimer(time.Duration(b.ackTimeout.Load()))
 	defer timer.Stop()
 	for {
 		select {
@@ -259,46 +292,60 @@ func (b *Bridge) add(r Reading, how Handling, done chan Outcome) (*Lane, *Entry,
 			RetryAfter: retryAfter,
 		}
 	default:
-		return nil, nil, fmt.Errorf("%w: %d bytes, the connector takes at most %d", err, len(r.Payload), lane.maxPayload)
+		return nil, nil, fmt.Errorf("%w: %d bytes, the connector takes at most %d", err, len(r.Payload), lane.terms.Load().MaxPayload)
 	}
 }
 
 // lane finds the device's lane, which is kept until leave is called. There is
 // always room for a device that is stored: it could not be drained otherwise.
 func (b *Bridge) lane(id DeviceID, stored bool) (l *Lane, leave func(), err error) {
+	if l, err = b.find(id, stored); l == nil && err == nil {
+		l, err = b.invite(id)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, func() { l.hold(-1) }, nil
+}
+
+// find returns a lane that is there, held once, or nil if one may be made.
+func (b *Bridge) find(id DeviceID, stored bool) (*Lane, error) {
 	b.mu.RLock()
-	d, open := b.devices[id], b.open
-	full := !stored && len(b.passing) >= maxVisitors && b.passing[id] == nil
-	b.mu.RUnlock()
+	defer b.mu.RUnlock()
+	l := b.passing[id]
+	if d := b.devices[id]; d != nil {
+		l = d.lane
+	}
 	switch {
-	case d != nil:
-		return d.lane, func() {}, nil
-	case open == nil:
-		return nil, nil, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
-	case full:
-		return nil, nil, &UnavailableError{
+	case b.devices[id] == nil && b.open == nil && (!stored || l == nil):
+		return nil, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
+	case l != nil:
+		l.held.Add(1)
+		return l, nil
+	case !stored && len(b.passing) >= maxVisitors:
+		return nil, &UnavailableError{
 			Reason:     "readings of too many devices wait for the broker",
 			RetryAfter: retryAfter,
 		}
 	}
-	l = b.visit(id, 1)
-	return l, func() { b.visit(id, -1) }, nil
+	return nil, nil
 }
 
-// visit counts what a lane of a device that is not listed holds, and forgets the
-// lane when it holds nothing.
-func (b *Bridge) visit(id DeviceID, n int) *Lane {
+// invite is find for a device that had no lane a moment ago.
+func (b *Bridge) invite(id DeviceID) (*Lane, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	v := b.passing[id]
-	if v == nil {
-		v = &visitor{lane: b.newLane(id, *b.open, func(n int) { b.visit(id, n) })}
-		b.passing[id] = v
+	l := b.passing[id]
+	switch d := b.devices[id]; {
+	case d != nil:
+		l = d.lane
+	case b.open == nil:
+		return nil, fmt.Errorf("%w: %q", ErrUnknownDevice, id)
+	case l == nil:
+		l = b.newGuest(id)
 	}
-	if v.held += n; v.held == 0 && v.lane.idle() {
-		delete(b.passing, id)
-	}
-	return v.lane
+	l.held.Add(1)
+	return l, nil
 }
 
 // Held is the number of readings in memory, on their way to the broker or to the
@@ -315,14 +362,51 @@ func (b *Bridge) Drain(ctx context.Context) error {
 	}
 }
 
-// Run delivers downlinks until ctx is done. All routes must be there before.
+// Run delivers downlinks until ctx is done.
 func (b *Bridge) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	b.mu.RLock()
-	for _, t := range b.targets {
-		g.Go(func() error { return t.run(ctx) })
+	type runner struct {
+		cancel context.CancelFunc
+		done   chan struct{}
 	}
-	g.Go(func() error { <-ctx.Done(); return nil }) // also without a route
-	b.mu.RUnlock()
-	return g.Wait()
+	running := map[*target]runner{}
+	stop := func(keep map[*target]bool) {
+		for t, r := range running {
+			if !keep[t] {
+				r.cancel()
+			}
+		}
+		for t, r := range running {
+			if !keep[t] {
+				<-r.done
+				delete(running, t)
+			}
+		}
+	}
+	defer stop(nil)
+	for {
+		wanted := map[*target]bool{}
+		b.mu.RLock()
+		for _, t := range b.targets {
+			wanted[t] = true
+		}
+		b.mu.RUnlock()
+		stop(wanted) // first: one that came may stand for the same target
+		for t := range wanted {
+			if _, ok := running[t]; ok {
+				continue
+			}
+			tctx, cancel := context.WithCancel(ctx)
+			r := runner{cancel, make(chan struct{})}
+			running[t] = r
+			go func() {
+				defer close(r.done)
+				t.run(tctx)
+			}()
+		}
+		select {
+		case <-b.rerouted:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }

@@ -67,10 +67,10 @@ func (b *Bridge) CheckLanes() error {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for id, v := range b.passing {
-		if n, _, _ := v.lane.check(); v.held != n {
-			return fmt.Errorf("visitor %s: counted %d readings, it has %d", id, v.held, n)
+		if n, _, _ := v.check(); int(v.held.Load()) != n {
+			return fmt.Errorf("visitor %s: counted %d readings, it has %d", id, v.held.Load(), n)
 		}
-		if v.lane.idle() {
+		if v.idle() || v.vacated() && v.held.Load() == 0 {
 			return fmt.Errorf("visitor %s is kept and has nothing", id)
 		}
 	}
@@ -132,9 +132,9 @@ func (l *Lane) check() (n int, bytes int64, err error) {
 		err = fmt.Errorf("%d durable and %d away, counted %d and %d", durable, away, l.durable, l.away)
 	case l.batch == nil && (l.pending()):
 		err = fmt.Errorf("something waits for the spool, which is not busy")
-	case l.paused == nil && !l.offered && l.unsent != nil && !l.unsent.held():
+	case l.paused == nil && l.elsewhere == 0 && !l.offered && l.unsent != nil && !l.unsent.held():
 		err = fmt.Errorf("something is to be sent and the session does not know")
-	case l.paused == nil && !l.offered && !l.loading && l.unsent == nil && l.newest > l.through:
+	case l.paused == nil && l.elsewhere == 0 && !l.departed() && !l.offered && !l.loading && l.unsent == nil && l.newest > l.through:
 		err = fmt.Errorf("there is a backlog and the session does not know")
 	}
 	return n, bytes, err

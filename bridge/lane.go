@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,7 @@ type Entry struct {
 	order      uint64
 	prev, next *Entry
 	state      entryState
+	carrier    *berth    // who has it in flight; nil: nobody
 	retries    int       // how often the broker asked for another attempt
 	since      time.Time // when it came in, by the monotonic clock; does not change
 	seq        int64     // its number in the spool; 0 while it is not there
@@ -40,8 +42,8 @@ const (
 	gone
 )
 
-// Lane is one device's order. It is data and has no goroutine of its own. It
-// implements Source.
+// Lane is one device's order. It is data and has no goroutine of its own. To an
+// uplink it is a Source by its berth there.
 //
 // In memory is a list of the oldest readings, each waiting or with the session.
 // A lane is direct while none of its readings waits in the spool: then a new one
@@ -50,19 +52,23 @@ const (
 // is read in pages. So the order is that of the list, then that of the spool.
 type Lane struct {
 	device     DeviceID
-	uplink     Uplink
 	spool      Spool
-	maxPayload int64
-	always     bool // spool before sending
-	ackTimeout time.Duration
+	ackTimeout *atomic.Int64 // nanoseconds; the Bridge's
 	budget     *budget
 	counts     *counters
 	published  func(time.Duration) // nil: nobody wants to know; see Options
 	logger     *slog.Logger
-	visit      func(n int) // counts entries of a lane that is not for ever; called without mu
+	forget     func(*Lane) // told when a guest holds nothing; called without mu
 	pause      func(attempt int) time.Duration
 
-	mu         sync.Mutex // guards what follows and every entry's fields
+	terms atomic.Pointer[Connection] // never nil; set with mu held
+	held  atomic.Int64               // entries, and those who use the lane
+	guest atomic.Bool                // the device is not listed; set with the Bridge's mutex held
+
+	mu         sync.Mutex  // guards what follows and every entry's fields
+	at         *berth      // at terms' uplink
+	elsewhere  int         // entries in flight at an uplink that was left: they go first
+	reclaiming *time.Timer // set while those have time left
 	head, tail *Entry
 	unsent     *Entry // the oldest entry that waits; nil if none
 	listed     int64  // bytes in the list
@@ -103,7 +109,7 @@ func (l *Lane) direct() bool {
 		return l.whole()
 	}
 	sent := l.unsent == nil || l.unsent.seq == 0 && !l.unsent.spooling
-	return l.whole() && sent && time.Since(l.head.since) < l.ackTimeout
+	return l.whole() && sent && time.Since(l.head.since) < l.timeout()
 }
 
 // idle reports whether the lane holds nothing, in memory or in the spool.
@@ -135,21 +141,22 @@ func (l *Lane) memoryOnly(until time.Time) (es []*Entry) {
 
 // add takes a reading. done is nil when nobody waits for the outcome.
 func (l *Lane) add(r Reading, how Handling, done chan Outcome) (*Entry, error) {
-	if l.maxPayload > 0 && int64(len(r.Payload)) > l.maxPayload {
+	terms := l.terms.Load()
+	if terms.MaxPayload > 0 && int64(len(r.Payload)) > terms.MaxPayload {
 		return nil, ErrTooLarge
 	}
 	roomy, ok := l.budget.take(r.size())
 	if !ok {
 		return nil, errFull
 	}
-	down := l.uplink.Trouble() != ""
+	down := terms.Uplink.Trouble() != ""
 	e := &Entry{Reading: r, done: done, since: time.Now()}
-	l.visit(1)
+	l.hold(1)
 	l.mu.Lock()
 	l.seen.reading = e.since
-	if roomy && !down && !l.always && !how.Async && how.Key.Value == "" && l.direct() {
+	if roomy && !down && !terms.SpoolFirst && !how.Async && how.Key.Value == "" && l.direct() {
 		l.link(e)
-		l.watch(l.ackTimeout)
+		l.watch(l.timeout())
 	} else {
 		// Who wants it so, or cannot be served soon, need not wait for the broker.
 		e.contented = how.Async || down || !l.direct()
@@ -169,40 +176,42 @@ func (l *Lane) add(r Reading, how Handling, done chan Outcome) (*Entry, error) {
 	}
 	offer := l.mustOffer()
 	l.mu.Unlock()
-	if offer {
-		l.uplink.Offer(l)
-	}
+	offer.offer()
 	return e, nil
 }
 
-// mustOffer reports whether the caller, who holds mu, has to offer the lane.
-func (l *Lane) mustOffer() bool {
-	if l.offered || l.paused != nil {
-		return false
+// mustOffer returns the berth that the caller, who holds mu, has to offer when it
+// holds mu no more, or nil.
+func (l *Lane) mustOffer() *berth {
+	if l.offered || l.paused != nil || l.elsewhere > 0 {
+		return nil
 	}
 	if ready := l.unsent != nil && !l.unsent.held(); !ready && (l.loading || l.unsent != nil || l.newest <= l.through) {
-		return false
+		return nil
 	}
 	l.offered = true
-	return true
+	return l.at
 }
 
 // held: it must not be sent before it is durable.
 func (e *Entry) held() bool { return e.first && e.seq == 0 }
 
-// Next implements Source.
-func (l *Lane) Next() *Entry {
+// next is Source's, for a berth.
+func (l *Lane) next(b *berth) *Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.paused != nil || l.unsent == nil || l.unsent.held() {
+	if b != l.at {
+		return nil // it was left; the uplink in use knows of the other one
+	}
+	if l.elsewhere > 0 || l.paused != nil || l.unsent == nil || l.unsent.held() {
 		l.offered = false
-		if l.unsent == nil && l.paused == nil {
+		if l.unsent == nil && l.paused == nil && l.elsewhere == 0 {
 			l.load()
 		}
 		return nil
 	}
 	e := l.unsent
-	e.state = inFlight
+	e.state, e.carrier = inFlight, b
 	l.advance()
 	if l.unsent == nil {
 		l.load() // the next page is read while this one is on its way
@@ -217,9 +226,17 @@ func (l *Lane) advance() {
 	}
 }
 
-// Resolve implements Source.
-func (l *Lane) Resolve(e *Entry, o Outcome) {
+// resolve is Source's, for a berth.
+func (l *Lane) resolve(b *berth, e *Entry, o Outcome) {
 	l.mu.Lock()
+	if e.carrier != b {
+		l.mu.Unlock()
+		return // it was taken back and is sent again
+	}
+	e.carrier = nil
+	if b != l.at {
+		l.elsewhere--
+	}
 	if o.Kind == Retry {
 		// What got lost on the way is no attempt: the broker said nothing about it.
 		if e.retries++; o.MaxTries > 0 && e.retries >= o.MaxTries {
@@ -228,18 +245,13 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 	}
 	l.seen.outcome(o)
 	if (o.Kind == Retry || o.Kind == Lost) && !e.abandoned {
-		e.state = waiting
-		if l.unsent == nil || e.order < l.unsent.order {
-			l.unsent = e
-		}
+		l.await(e)
 		if o.Kind == Retry && l.paused == nil {
 			l.paused = time.AfterFunc(l.pause(e.retries), l.resume)
 		}
 		offer := l.mustOffer()
 		l.mu.Unlock()
-		if offer {
-			l.uplink.Offer(l)
-		}
+		offer.offer()
 		return
 	}
 	e.answer(o)
@@ -251,6 +263,10 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 		l.settle(e, o)
 		l.unlink(e)
 	}
+	var offer *berth
+	if b != l.at {
+		offer = l.mustOffer() // it may have been the last one that was waited for
+	}
 	l.mu.Unlock()
 	if timed && l.published != nil {
 		l.published(time.Since(e.since))
@@ -258,6 +274,7 @@ func (l *Lane) Resolve(e *Entry, o Outcome) {
 	if !storing {
 		l.left(e)
 	}
+	offer.offer()
 }
 
 // settle tells the spool what became of an entry. It is called with mu held.
@@ -286,9 +303,7 @@ func (l *Lane) resume() {
 	l.paused = nil
 	offer := l.mustOffer()
 	l.mu.Unlock()
-	if offer {
-		l.uplink.Offer(l)
-	}
+	offer.offer()
 }
 
 // link appends an entry to the list. It is called with mu held.
@@ -345,5 +360,15 @@ func (l *Lane) unlink(e *Entry) {
 // left gives back what an entry held in memory, without mu.
 func (l *Lane) left(e *Entry) {
 	l.budget.give(e.Reading.size())
-	l.visit(-1)
+	l.hold(-1)
 }
+
+// hold counts what keeps the lane of a device that is not listed. It is called
+// without mu.
+func (l *Lane) hold(n int) {
+	if l.held.Add(int64(n)) == 0 && l.guest.Load() {
+		l.forget(l)
+	}
+}
+
+func (l *Lane) timeout() time.Duration { return time.Duration(l.ackTimeout.Load()) }

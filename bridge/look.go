@@ -30,7 +30,7 @@ func (b *Bridge) Look(id DeviceID) (Device, bool) {
 		return d.lane.look(), true
 	}
 	if v := b.passing[id]; v != nil {
-		return v.lane.look(), true
+		return v.look(), true
 	}
 	return Device{}, b.open != nil
 }

@@ -23,6 +23,9 @@ const (
 	modelBudget = 40 * 400
 )
 
+// away: the device is not configured.
+const away = -1
+
 // The device s spools first; visitors are not listed.
 var modelDevices = []bridge.DeviceID{"a", "s", "visitor"}
 
@@ -31,7 +34,10 @@ type model struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	b      *bridge.Bridge
-	up     *bridgetest.Uplink
+	ups    [2]*bridgetest.Uplink
+	turn   int                     // the uplink that is asked first
+	at     map[bridge.DeviceID]int // the uplink of a device, or away; of the visitor: of all that are not listed
+	guest  bool                    // s was not listed for a time, so that it did not spool first
 	sp     *bridgetest.Spool
 	old    []*bridgetest.Spool
 	all    map[string]*record // by payload
@@ -51,6 +57,8 @@ type record struct {
 	digest  byte // with its key
 
 	flight  *bridgetest.Flight
+	on      int  // the uplink of flight
+	back    bool // its device has left and come back meanwhile
 	retries int
 	acked   bool
 	refused bool
@@ -72,21 +80,94 @@ type asked struct {
 }
 
 func newModel() *model {
-	m := &model{all: map[string]*record{}, keys: map[string]*record{}, sp: &bridgetest.Spool{Manual: true, ManualLoads: true}}
+	m := &model{all: map[string]*record{}, keys: map[string]*record{}, at: map[bridge.DeviceID]int{}, sp: &bridgetest.Spool{Manual: true, ManualLoads: true}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.start()
 	return m
 }
 
 func (m *model) start() {
-	m.up = &bridgetest.Uplink{Window: modelWindow}
+	for i := range m.ups {
+		m.ups[i] = &bridgetest.Uplink{Window: modelWindow}
+	}
 	m.b = bridge.New(bridge.Options{
 		MemoryBudget: modelBudget, Spool: m.sp, AckTimeout: time.Second,
 		Logger: slog.New(slog.NewTextHandler(drops{m}, nil)),
 	})
-	_ = m.b.Connect("a", bridge.Connection{Uplink: m.up})
-	_ = m.b.Connect("s", bridge.Connection{Uplink: m.up, SpoolFirst: true})
-	m.b.ConnectOthers(bridge.Connection{Uplink: m.up})
+	for id, c := range m.connections() {
+		_ = m.b.Connect(id, c)
+	}
+	if c := m.others(); c != nil {
+		m.b.ConnectOthers(*c)
+	}
+}
+
+// connections are those of the listed devices.
+func (m *model) connections() map[bridge.DeviceID]bridge.Connection {
+	all := map[bridge.DeviceID]bridge.Connection{}
+	for _, id := range []bridge.DeviceID{"a", "s"} {
+		if at := m.at[id]; at != away {
+			all[id] = bridge.Connection{Uplink: m.ups[at], SpoolFirst: id == "s"}
+		}
+	}
+	return all
+}
+
+func (m *model) others() *bridge.Connection {
+	if at := m.at["visitor"]; at != away {
+		return &bridge.Connection{Uplink: m.ups[at]}
+	}
+	return nil
+}
+
+// uplink is where the readings of a device leave, or away.
+func (m *model) uplink(id bridge.DeviceID) int {
+	if at := m.at[id]; at != away {
+		return at
+	}
+	return m.at["visitor"]
+}
+
+// move makes a device, or those that are not listed, come, go or change its
+// uplink.
+func (m *model) move(t *rapid.T) {
+	id := rapid.SampledFrom(modelDevices).Draw(t, "device")
+	m.put(t, id, rapid.SampledFrom([]int{away, 0, 1}).Draw(t, "to"))
+}
+
+func (m *model) put(t *rapid.T, id bridge.DeviceID, to int) {
+	before := map[bridge.DeviceID]int{}
+	for _, d := range modelDevices {
+		before[d] = m.uplink(d)
+	}
+	m.at[id] = to
+	for _, r := range m.order {
+		now := m.uplink(r.r.Device)
+		r.back = r.back || r.flight != nil && before[r.r.Device] != now && r.on == now
+	}
+	m.guest = m.guest || m.at["s"] == away
+	c := bridge.Changes{Connect: m.connections(), Others: m.others()}
+	if to == away && id != "visitor" {
+		c.Disconnect = []bridge.DeviceID{id}
+	}
+	if err := m.b.Change(c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stale: it is in flight where its device has left.
+func (m *model) stale(r *record) bool { return r.flight != nil && r.on != m.uplink(r.r.Device) }
+
+// ackStale is an acknowledgement that may come too late.
+func (m *model) ackStale(t *rapid.T) {
+	for _, r := range m.order {
+		if m.stale(r) || r.flight != nil && r.back {
+			m.ack(r)
+			r.again = true
+			return
+		}
+	}
+	t.Skip("nothing is in flight elsewhere")
 }
 
 // drops learns from the log which readings were dropped.
@@ -132,6 +213,9 @@ func (m *model) submit(t *rapid.T) {
 	if err := m.b.Submit(m.ctx, rec.r); err != nil {
 		m.checkRefusal(t, err)
 		rec.failed = true
+		if errors.Is(err, bridge.ErrUnknownDevice) && m.uplink(rec.r.Device) != away {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -178,7 +262,7 @@ func (m *model) waits(rec *record) bool {
 // checkRefusal: an error needs a reason.
 func (m *model) checkRefusal(t *rapid.T, err error) {
 	var ue *bridge.UnavailableError
-	if !errors.As(err, &ue) && !errors.Is(err, bridge.ErrSpoolFull) {
+	if !errors.As(err, &ue) && !errors.Is(err, bridge.ErrSpoolFull) && !errors.Is(err, bridge.ErrUnknownDevice) {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -234,7 +318,13 @@ func (m *model) durable(rec *record) bool {
 
 // pull sends the next reading and checks that it may be sent now.
 func (m *model) pull(t *rapid.T) bool {
-	f := m.up.Pull()
+	m.turn = 1 - m.turn
+	on := m.turn
+	f := m.ups[on].Pull()
+	if f == nil {
+		on = 1 - on
+		f = m.ups[on].Pull()
+	}
 	if f == nil {
 		return false
 	}
@@ -244,29 +334,31 @@ func (m *model) pull(t *rapid.T) bool {
 		t.Fatalf("%.10q is sent, which nobody gave", f.Reading.Payload)
 	case string(rec.r.Payload) != string(f.Reading.Payload):
 		t.Fatalf("%s is sent as %.10q", rec.name, f.Reading.Payload)
-	case rec.flight != nil:
+	case on != m.uplink(rec.r.Device):
+		t.Fatalf("%s is sent where its device has left", rec.name)
+	case rec.flight != nil && rec.on == on && !rec.back:
 		t.Fatalf("%s is sent while it is in flight", rec.name)
 	case rec.over() && !rec.again && (!rec.dropped || rec.acked || rec.refused):
 		t.Fatalf("%s is sent, which is over: %+v", rec.name, *rec)
-	case rec.r.Device == "s" && !m.durable(rec) && !rec.dropped:
+	case rec.r.Device == "s" && !m.guest && !m.durable(rec) && !rec.dropped:
 		t.Fatalf("%s is sent and not stored", rec.name)
 	}
 	for _, older := range m.order {
 		if older == rec {
 			break
 		}
-		if older.r.Device == rec.r.Device && !older.over() && older.flight == nil && !older.foreign && !rec.foreign && !rec.over() {
+		if older.r.Device == rec.r.Device && !older.over() && (older.flight == nil || older.on != on || older.back) && !older.foreign && !rec.foreign && !rec.over() {
 			t.Fatalf("%s overtakes %s: %+v", rec.name, older.name, *older)
 		}
 	}
-	rec.flight = f
+	rec.flight, rec.on, rec.back = f, on, false
 	return true
 }
 
 func (m *model) flight(t *rapid.T) *record {
 	var rs []*record
 	for _, r := range m.order {
-		if r.flight != nil {
+		if r.flight != nil && !m.stale(r) && !r.back {
 			rs = append(rs, r)
 		}
 	}
@@ -306,7 +398,9 @@ func (m *model) lose() {
 	for _, r := range m.order {
 		r.flight = nil
 	}
-	m.up.Lose()
+	for _, up := range m.ups {
+		up.Lose()
+	}
 }
 
 func (m *model) foreign(t *rapid.T) {
@@ -365,7 +459,7 @@ func (m *model) check(t *rapid.T) {
 	if err := m.b.CheckLanes(); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range slices.Concat(m.up.Misuse(), m.sp.Misuse()) {
+	for _, s := range slices.Concat(m.ups[0].Misuse(), m.ups[1].Misuse(), m.sp.Misuse()) {
 		t.Fatal(s)
 	}
 	buried := map[string]bool{}
@@ -396,11 +490,17 @@ func (m *model) settle(t *rapid.T) {
 	m.sp.Fail(nil)
 	m.sp.SetLimit(0)
 	m.sp.FailReads(nil)
-	m.up.SetTrouble("")
+	for id, at := range m.at {
+		m.put(t, id, max(at, 0))
+	}
+	m.lose()
+	m.ups[0].SetTrouble("")
+	m.ups[1].SetTrouble("")
 	for range 2000 {
 		synctest.Wait()
 		moved := m.sp.Commit(100)+m.sp.Answer(100) > 0
 		synctest.Wait()
+		m.answers(t) // some were told no
 		for m.pull(t) {
 			moved = true
 		}
@@ -472,22 +572,38 @@ func (m *model) actions() map[string]func(*rapid.T) {
 	}
 	commit := func(t *rapid.T) { m.sp.Commit(rapid.IntRange(0, 5).Draw(t, "n")) }
 	return map[string]func(*rapid.T){
-		"":            m.check,
-		"submit":      m.submit,
-		"submit too":  m.submit,
-		"accept":      func(t *rapid.T) { m.accept(t, bridge.Handling{}) },
-		"async":       func(t *rapid.T) { m.accept(t, async) },
-		"keyed":       m.keyed,
-		"send":        pulls,
-		"send too":    pulls,
-		"ack":         func(t *rapid.T) { m.ack(m.flight(t)) },
-		"ack too":     func(t *rapid.T) { m.ack(m.flight(t)) },
-		"refuse":      func(t *rapid.T) { m.refuse(m.flight(t)) },
-		"retry":       m.retry,
-		"lose":        func(*rapid.T) { m.lose() },
-		"link down":   func(*rapid.T) { m.up.SetTrouble("away"); m.b.LinkDown(m.up) },
-		"trouble":     func(*rapid.T) { m.up.SetTrouble("away") },
-		"link up":     func(*rapid.T) { m.up.SetTrouble("") },
+		"":           m.check,
+		"submit":     m.submit,
+		"submit too": m.submit,
+		"accept":     func(t *rapid.T) { m.accept(t, bridge.Handling{}) },
+		"async":      func(t *rapid.T) { m.accept(t, async) },
+		"keyed":      m.keyed,
+		"send":       pulls,
+		"send too":   pulls,
+		"ack":        func(t *rapid.T) { m.ack(m.flight(t)) },
+		"ack too":    func(t *rapid.T) { m.ack(m.flight(t)) },
+		"refuse":     func(t *rapid.T) { m.refuse(m.flight(t)) },
+		"retry":      m.retry,
+		"lose":       func(*rapid.T) { m.lose() },
+		"move":       m.move,
+		"move too":   m.move,
+		"hasty move": func(t *rapid.T) {
+			m.submit(t)
+			pulls(t)
+			m.move(t)
+			m.submit(t)
+			pulls(t)
+		},
+		"hasty move too": func(t *rapid.T) {
+			pulls(t)
+			m.move(t)
+			m.submit(t)
+			pulls(t)
+		},
+		"ack late":    m.ackStale,
+		"link down":   func(*rapid.T) { m.ups[0].SetTrouble("away"); m.b.LinkDown(m.ups[0]) },
+		"trouble":     func(*rapid.T) { m.ups[0].SetTrouble("away") },
+		"link up":     func(*rapid.T) { m.ups[0].SetTrouble("") },
 		"commit":      commit,
 		"commit too":  commit,
 		"sync":        func(*rapid.T) { m.sp.Sync(1) },

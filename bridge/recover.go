@@ -51,6 +51,9 @@ func (b *Bridge) Recover() (strangers int64, err error) {
 			strangers += bl.Readings
 			continue
 		}
+		if lane.departed() {
+			strangers += bl.Readings
+		}
 		lane.recall(bl)
 		leave()
 	}
@@ -66,7 +69,7 @@ func (b *Bridge) Recover() (strangers int64, err error) {
 // connection and is in memory only.
 func (b *Bridge) LinkDown(u Uplink) {
 	for _, l := range b.lanes() {
-		if l.uplink == u {
+		if l.terms.Load().Uplink == u {
 			l.spillNow()
 		}
 	}
@@ -80,7 +83,7 @@ func (b *Bridge) lanes() []*Lane {
 		out = append(out, d.lane)
 	}
 	for _, v := range b.passing {
-		out = append(out, v.lane)
+		out = append(out, v)
 	}
 	return out
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -80,21 +82,75 @@ func (b *Bridge) Route(id DeviceID, r Route) error {
 	if b.opts.Downlinks == nil {
 		return fmt.Errorf("route %q: %w: nothing stores downlinks", id, ErrInvalid)
 	}
-	t := b.targets[r.To]
-	if t == nil {
-		for _, other := range b.targets {
-			if other.name == r.Target {
-				// Both would deliver what is stored under the name.
-				return fmt.Errorf("route %q: %w: two targets have the name %q", id, ErrInvalid, r.Target)
-			}
-		}
-		t = &target{
-			name: r.Target, to: r.To, policy: b.opts.Delivery, logger: b.logger,
-			store: b.opts.Downlinks, wake: make(chan struct{}, 1),
-		}
-		b.targets[r.To] = t
+	t, err := b.target(r)
+	if err != nil {
+		return fmt.Errorf("route %q: %w", id, err)
 	}
 	d.routes = append(d.routes, route{filter: r.Filter, target: t})
+	return nil
+}
+
+// target finds or makes the target of a route. It is called with mu held.
+func (b *Bridge) target(r Route) (*target, error) {
+	if t := b.targets[r.To]; t != nil {
+		return t, nil
+	}
+	for _, other := range b.targets {
+		if other.name == r.Target {
+			// Both would deliver what is stored under the name.
+			return nil, fmt.Errorf("%w: two targets have the name %q", ErrInvalid, r.Target)
+		}
+	}
+	t := &target{
+		name: r.Target, to: r.To, policy: b.opts.Delivery, maxAge: &b.maxAge, logger: b.logger,
+		store: b.opts.Downlinks, wake: make(chan struct{}, 1),
+	}
+	b.targets[r.To] = t
+	return t, nil
+}
+
+// Reroute replaces all routes of the devices that it is given, also while the
+// Bridge runs. Downlinks that are stored for a target without a route stay
+// stored until the target is back. On an error nothing has changed.
+func (b *Bridge) Reroute(routes map[DeviceID][]Route) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := maps.Clone(b.targets)
+	made := make(map[DeviceID][]route, len(routes))
+	for id, rs := range routes {
+		if b.devices[id] == nil && len(rs) > 0 {
+			b.targets = before
+			return fmt.Errorf("route %q: %w", id, ErrUnknownDevice)
+		}
+		for _, r := range rs {
+			err := CheckFilter(r.Filter)
+			var t *target
+			if err == nil {
+				t, err = b.target(r)
+			}
+			if err != nil {
+				b.targets = before
+				return fmt.Errorf("route %q: %w", id, err)
+			}
+			made[id] = append(made[id], route{filter: r.Filter, target: t})
+		}
+	}
+	for id := range routes {
+		if d := b.devices[id]; d != nil {
+			d.routes = made[id]
+		}
+	}
+	used := map[*target]bool{}
+	for _, d := range b.devices {
+		for _, r := range d.routes {
+			used[r.target] = true
+		}
+	}
+	maps.DeleteFunc(b.targets, func(_ Deliverer, t *target) bool { return !used[t] })
+	select {
+	case b.rerouted <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
@@ -193,6 +249,7 @@ type target struct {
 	to     Deliverer
 	store  Downlinks
 	policy DeliveryPolicy
+	maxAge *atomic.Int64 // nanoseconds; stands for policy.MaxAge
 	logger *slog.Logger
 	wake   chan struct{} // capacity 1: a signal that there may be more
 }
@@ -212,7 +269,7 @@ type targetPageResult struct {
 	err  error
 }
 
-func (t *target) run(ctx context.Context) error {
+func (t *target) run(ctx context.Context) {
 	loaded := make(chan targetPageResult, 1)
 	for after := int64(0); ; {
 		t.store.LoadDownlinks(t.name, after, targetPage, func(p []StoredDownlink, err error) {
@@ -222,11 +279,11 @@ func (t *target) run(ctx context.Context) error {
 		select {
 		case got = <-loaded:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 		for _, d := range got.page {
 			if !t.finish(ctx, d) {
-				return nil
+				return
 			}
 			after = d.Seq
 		}
@@ -242,7 +299,7 @@ func (t *target) run(ctx context.Context) error {
 		case <-t.wake:
 		case <-again:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
@@ -270,7 +327,7 @@ var errExpired = errors.New("expired")
 func (t *target) deliver(ctx context.Context, d StoredDownlink) error {
 	expires := d.Expires
 	if expires.IsZero() {
-		expires = d.Received.Add(t.policy.MaxAge)
+		expires = d.Received.Add(time.Duration(t.maxAge.Load()))
 	}
 	var last error
 	for attempt := d.Tries + 1; ; attempt++ {

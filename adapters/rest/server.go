@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"fieldbridge/bridge"
@@ -132,6 +133,8 @@ type Server struct {
 	listener net.Listener
 	http     *http.Server
 	cancel   context.CancelFunc // ends the context of all requests
+	conns    atomic.Int64       // that are open
+	followed atomic.Bool        // by a successor
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
 }
 
@@ -162,6 +165,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	}
 	s.http = &http.Server{
 		Handler:                      s.routes(),
+		ConnState:                    s.count,
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            o.ReadHeaderTimeout,
@@ -204,8 +208,12 @@ func (s *Server) Run(ctx context.Context) error {
 			err = fmt.Errorf("serve http on %s: %w", s.Addr(), err)
 		}
 	case <-ctx.Done():
-		s.drain()
+		// First, so that no connection is between being accepted and being known
+		// to the server, which would cut it off.
+		_ = s.listener.Close()
 		<-served
+		s.handOver()
+		s.drain()
 	}
 	s.cancel()
 	_ = s.http.Close() // what is still open has been cut off on purpose

@@ -43,7 +43,8 @@ type DeviceState struct {
 // SessionState is how the MQTT session is that carries a device's readings; it
 // may carry others, too.
 type SessionState struct {
-	// State is "up" or "down", Error why it is down.
+	// State is "up", "down", or "idle" for one on demand that has nothing to
+	// send; Error is why it is down.
 	State string `json:"state"`
 	Error string `json:"error,omitempty"`
 	// TokenExpires is when the token in use runs out.

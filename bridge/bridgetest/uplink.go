@@ -112,7 +112,7 @@ func (u *Uplink) pull() *Flight {
 			continue
 		}
 		for _, f := range u.flights {
-			if f.entry == e {
+			if f.entry == e && f.src == src { // with a berth that was left, it was taken back
 				u.misuse = append(u.misuse, fmt.Sprintf("%s came from Next while it was in flight", e.Reading.ID))
 			}
 		}

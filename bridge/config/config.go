@@ -12,8 +12,24 @@ import (
 const (
 	// AuthDeviceCredentials: every device signs its own JWT, one session each.
 	AuthDeviceCredentials = "device-credentials"
-	// AuthUplinkSecret: one secret and one session for all devices.
+	// AuthUplinkSecret: a secret from a file. One session for all devices, or one
+	// for each.
 	AuthUplinkSecret = "uplink-secret"
+	// AuthCertificate: the client certificate of the TLS connection is all there
+	// is; no password. One session for each device, or one for all.
+	AuthCertificate = "certificate"
+)
+
+// What the defaults of a connector are made for (key profile).
+const (
+	ProfileAkenza  = "akenza"
+	ProfileGeneric = "generic" // any broker: topics and audience must be given
+)
+
+// When a session is connected (key connect of a connector).
+const (
+	ConnectAlways   = "always"    // from the start on, and again after each loss
+	ConnectOnDemand = "on-demand" // while there is something to send
 )
 
 // The ways to name a key in a JWT header (key key_id).
@@ -111,15 +127,35 @@ type HTTP struct {
 type Connector struct {
 	Pos  Position
 	Name string
-	// Broker is the URL with its port: mqtt://host:1883 or mqtts://host:8883.
+	// Gateway is the Config's, for Expand.
+	Gateway string
+	// Profile is ProfileAkenza or ProfileGeneric.
+	Profile string
+	// Broker is the URL with its port: mqtt://host:1883 or mqtts://host:8883, or
+	// with its port and path: wss://host:443/mqtt.
 	Broker string
 	// Address is the host:port of Broker, Host the name for its certificate.
 	Address string
 	Host    string
-	// TLS is set for mqtts.
+	// TLS is set for mqtts and wss.
 	TLS bool
-	// Auth is AuthDeviceCredentials or AuthUplinkSecret.
+	// Path is what the WebSocket is opened at, for ws and wss; else "".
+	Path string
+	// Auth is AuthDeviceCredentials, AuthUplinkSecret or AuthCertificate.
 	Auth string
+	// PerDevice: each device has a session of its own, else all share one.
+	PerDevice bool
+	// ClientID and Username are templates for Expand. An empty ClientID, of a
+	// shared session only, leaves the choice to the program; an empty Username
+	// means none. One with {secret} in it stands in for the password
+	// (SecretIsUsername).
+	ClientID string
+	Username string
+	// ClientCert is shown to the broker in the TLS handshake; nil for none, or if
+	// each Device has its own.
+	ClientCert *ClientCert
+	// TopicAlias has numbers stand for topics where the broker allows it.
+	TopicAlias bool
 	// CAFile is the path of CAPEM, or "". CAPEM holds certificates that are
 	// trusted beside those of the system; nil means none.
 	CAFile string
@@ -127,8 +163,8 @@ type Connector struct {
 	// KeyFile is the template from which devices without a key file of their own
 	// got their key, as it is written in the file. Only for device credentials.
 	KeyFile string
-	// ID is the device connector's id, the MQTT user name; Secret its secret.
-	// Only for the uplink secret.
+	// ID is the device connector's id, the usual MQTT user name; Secret its
+	// secret, or zero if each Device has its own. Only for the uplink secret.
 	ID     string
 	Secret bridge.Secret
 	// AnyDevice accepts readings of devices that are not in Devices. At most one
@@ -146,8 +182,19 @@ type Connector struct {
 	MaxPayload int64
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
-	// UplinkTopic and DownlinkTopic are templates for Expand. DownlinkTopic has
-	// the device as a whole level and ends in "/#".
+	// Connect is ConnectAlways or ConnectOnDemand; with the latter a session
+	// leaves after IdleTimeout without traffic.
+	Connect     string
+	IdleTimeout time.Duration
+	// ConnectRate is how many CONNECTs the connector's sessions send in a second,
+	// all together.
+	ConnectRate int
+	// AllowedServers are the hosts, or host:port, that the broker may send its
+	// sessions to (MQTT v5 section 4.11); credentials go along. In lower case.
+	AllowedServers []string
+	// UplinkTopic and DownlinkTopic are templates for Expand. DownlinkTopic ends
+	// in "/#" or "/+", or is empty if no device has downlinks. Unless the session
+	// is the device's own, both name it: DownlinkTopic as a whole level.
 	UplinkTopic   string
 	DownlinkTopic string
 	// Token is for device credentials only.
@@ -156,11 +203,25 @@ type Connector struct {
 
 // Token says how the JWTs of a connector's devices are made.
 type Token struct {
-	// Audience is a template for Connector.Expand.
+	// Audience and Subject are templates for Connector.Expand.
 	Audience string
+	Subject  string
 	Lifetime time.Duration
 	// KeyID is KeyIDNone or KeyIDSHA256.
 	KeyID string
+	// Claims are further ones: texts (templates), whole numbers, fractions,
+	// booleans, and arrays and tables of these; see Connector.Claims.
+	Claims map[string]any
+}
+
+// ClientCert is a certificate, with those that lead to its root, and the private
+// key that belongs to it.
+type ClientCert struct {
+	// CertFile and KeyFile are the paths of CertPEM and KeyPEM.
+	CertFile string
+	CertPEM  []byte
+	KeyFile  string
+	KeyPEM   bridge.Secret
 }
 
 // Device is one device and where its downlinks go.
@@ -173,10 +234,31 @@ type Device struct {
 	// has not been parsed. Only for device credentials.
 	KeyFile string
 	KeyPEM  bridge.Secret
+	// NextKeys are those after it, to be used when the broker refuses it.
+	NextKeys []Key
+	// Secret and ClientCert are the device's own, if its connector has one for
+	// each device.
+	Secret     bridge.Secret
+	ClientCert *ClientCert
 	// Durability is DurabilityAuto or DurabilityAlways: the device's, or else
 	// that of the Config.
 	Durability string
 	Downlinks  []Downlink
+}
+
+// Key is a private key in a file.
+type Key struct {
+	// File is the path of PEM, which has not been parsed.
+	File string
+	PEM  bridge.Secret
+}
+
+// Keys are the keys of a device, the one to begin with first.
+func (d *Device) Keys() []Key {
+	if d.KeyFile == "" {
+		return nil
+	}
+	return append([]Key{{File: d.KeyFile, PEM: d.KeyPEM}}, d.NextKeys...)
 }
 
 // Downlink sends the downlinks that match a filter to one target.
@@ -212,13 +294,32 @@ func (c *Config) At(block Position, key string) Position {
 	return p
 }
 
-// Expand fills a template of the connector (a topic or an audience) for a
-// device. The result is a secret because a topic may hold the connector's one.
+// Expand fills a template of the connector for a device. The result is a secret
+// because a topic or a user name may hold the connector's one.
 func (c *Connector) Expand(template string, device bridge.DeviceID) bridge.Secret {
 	// One pass: a device that is named "{secret}" stays what it is.
 	return bridge.NewSecret(strings.NewReplacer(
 		placeDevice, string(device),
 		placeSecret, c.Secret.Reveal(),
 		placeConnector, c.Name,
+		placeGateway, c.Gateway,
+		placeID, c.ID,
 	).Replace(template))
+}
+
+// SecretIsUsername reports whether the secret is sent as the user name, and no
+// password.
+func (c *Connector) SecretIsUsername() bool { return strings.Contains(c.Username, placeSecret) }
+
+// For returns the connector as one of its devices has it: with the device's own
+// secret and client certificate, if it has them.
+func (c *Connector) For(d *Device) *Connector {
+	own := *c
+	if !d.Secret.IsZero() {
+		own.Secret = d.Secret
+	}
+	if d.ClientCert != nil {
+		own.ClientCert = d.ClientCert
+	}
+	return &own
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -18,6 +19,8 @@ const (
 	placeDevice    = "{device}"    // the device's id
 	placeSecret    = "{secret}"    // the connector's secret
 	placeConnector = "{connector}" // the connector's name
+	placeGateway   = "{gateway}"   // this machine's name
+	placeID        = "{id}"        // the connector's id
 )
 
 // maxExpiry is the largest session expiry interval that is not "never" (MQTT v5
@@ -68,30 +71,30 @@ func checkUnique(in place, key, name string, seen map[string]Position) bool {
 func (v *validator) connector(raw *rawConnector) Connector {
 	in := raw.In
 	c := Connector{
-		Pos: in.pos(""), Name: raw.Name, Auth: raw.Auth,
+		Pos: in.pos(""), Name: raw.Name, Gateway: v.cfg.Gateway, Profile: raw.Profile, Auth: raw.Auth,
 		KeyFile: raw.KeyFile, ID: raw.ID,
 		KeepAlive: raw.KeepAlive, SessionExpiry: raw.SessionExpiry,
 		ReceiveMaximum: uint16(raw.ReceiveMaximum), MaxPayload: int64(raw.MaxPayload),
-		UserProperties: raw.UserProperties,
-		UplinkTopic:    raw.UplinkTopic, DownlinkTopic: raw.DownlinkTopic,
+		UserProperties: raw.UserProperties, TopicAlias: raw.TopicAlias,
+		Connect: raw.Connect, IdleTimeout: raw.IdleTimeout, ConnectRate: int(raw.ConnectRate),
+		UplinkTopic: raw.UplinkTopic, DownlinkTopic: raw.DownlinkTopic,
 	}
 	checkDuration(in, "keep_alive", raw.KeepAlive, durationRange{min: 5 * time.Second, max: 65535 * time.Second, whole: true})
 	checkDuration(in, "session_expiry", raw.SessionExpiry, durationRange{min: time.Minute, max: maxExpiry, whole: true})
 	checkInt(in, "receive_maximum", raw.ReceiveMaximum, 1, 65535)
 	checkSize(in, "max_payload", raw.MaxPayload, maxMQTTPayload)
+	checkConnect(raw)
+	c.AllowedServers = checkServers(in, raw.AllowedServers)
 	v.broker(raw, &c)
 	v.caFile(raw, &c)
 
-	auths := []string{AuthDeviceCredentials, AuthUplinkSecret}
+	oneOf(in, "profile", raw.Profile, []string{ProfileAkenza, ProfileGeneric})
+	auths := []string{AuthDeviceCredentials, AuthUplinkSecret, AuthCertificate}
 	switch {
 	case raw.Auth == "":
 		in.missing("auth", "one of "+quoted(auths))
 	case oneOf(in, "auth", raw.Auth, auths):
-		if raw.Auth == AuthDeviceCredentials {
-			v.deviceCredentials(raw, &c)
-		} else {
-			v.uplinkSecret(raw, &c)
-		}
+		v.login(raw, &c)
 		v.topics(raw, &c)
 	}
 	return c
@@ -116,12 +119,16 @@ func (v *validator) broker(raw *rawConnector, c *Connector) {
 		port = "1883"
 	case "mqtts":
 		port, c.TLS = "8883", true
-	case "ws", "wss":
-		in.wrong("broker", fmt.Sprintf("%s:// is not supported yet by this version", u.Scheme), "use mqtt:// or mqtts://")
-		return
+	case "ws":
+		port, c.Path = "80", defaultPath
+	case "wss":
+		port, c.TLS, c.Path = "443", true, defaultPath
 	default:
-		in.wrong("broker", "does not start with mqtt:// or mqtts://", example)
+		in.wrong("broker", "does not start with mqtts://, mqtt://, wss:// or ws://", example)
 		return
+	}
+	if c.Path != "" && u.Path != "" {
+		c.Path, u.Path = u.EscapedPath(), ""
 	}
 	switch {
 	case u.User != nil:
@@ -129,7 +136,11 @@ func (v *validator) broker(raw *rawConnector, c *Connector) {
 	case u.Opaque != "" || u.Hostname() == "":
 		in.wrong("broker", "names no host", example)
 	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		in.wrong("broker", "has something behind the port", example)
+		problem := "has something behind the port"
+		if c.Path != "" {
+			problem = "has something behind the path"
+		}
+		in.wrong("broker", problem, example)
 	}
 	if u.Port() != "" {
 		port = u.Port()
@@ -139,8 +150,11 @@ func (v *validator) broker(raw *rawConnector, c *Connector) {
 	}
 	c.Host = u.Hostname()
 	c.Address = net.JoinHostPort(c.Host, port)
-	c.Broker = u.Scheme + "://" + c.Address
+	c.Broker = u.Scheme + "://" + c.Address + c.Path
 }
+
+// defaultPath is where brokers have their WebSocket, by custom.
+const defaultPath = "/mqtt"
 
 func (v *validator) caFile(raw *rawConnector, c *Connector) {
 	in := raw.In
@@ -148,7 +162,7 @@ func (v *validator) caFile(raw *rawConnector, c *Connector) {
 		return
 	}
 	if !c.TLS && c.Address != "" {
-		in.wrong("ca_file", "has no effect on mqtt://, which is not encrypted", "use mqtts:// or remove it")
+		in.wrong("ca_file", "has no effect without encryption", "use mqtts:// or wss://, or remove it")
 		return
 	}
 	path, _, f := in.src.resolve(raw.CAFile)
@@ -199,47 +213,6 @@ func onlyFor(in place, auth string, keys ...string) {
 	}
 }
 
-func (v *validator) deviceCredentials(raw *rawConnector, c *Connector) {
-	in := raw.In
-	onlyFor(in, AuthUplinkSecret, "id", "secret_file", "devices")
-	if in.ok("key_file") {
-		in.flawed("key_file", checkTemplate(raw.KeyFile, placeDevice))
-	}
-	t := &raw.Token
-	c.Token = Token{Audience: t.Audience, Lifetime: t.Lifetime, KeyID: t.KeyID}
-	if t.In.ok("audience") {
-		f := checkText(t.Audience)
-		switch {
-		case t.Audience == "":
-			f = &flaw{"is empty", fmt.Sprintf("such as %q", defaultAudience)}
-		case f == nil:
-			f = checkTemplate(t.Audience, placeDevice, placeConnector)
-		}
-		t.In.flawed("audience", f)
-	}
-	checkDuration(t.In, "lifetime", t.Lifetime, durationRange{min: 2 * time.Second, max: 24 * time.Hour})
-	oneOf(t.In, "key_id", t.KeyID, []string{KeyIDNone, KeyIDSHA256})
-}
-
-func (v *validator) uplinkSecret(raw *rawConnector, c *Connector) {
-	in := raw.In
-	onlyFor(in, AuthDeviceCredentials, "key_file", "token")
-	if raw.ID == "" {
-		in.missing("id", "the device connector's id, which is the MQTT user name")
-	} else {
-		in.flawed("id", checkText(raw.ID))
-	}
-	c.AnyDevice = oneOf(in, "devices", raw.Devices, []string{"listed", "any"}) && raw.Devices == "any"
-	if raw.SecretFile == "" {
-		in.missing("secret_file", "the file that holds the device connector's secret")
-		return
-	}
-	secret, f := in.src.readUplinkSecret(raw.SecretFile)
-	if in.flawed("secret_file", f) {
-		c.Secret = secret
-	}
-}
-
 // topics checks the templates. No message shows one: it may hold the secret
 // where the placeholder should be.
 func (v *validator) topics(raw *rawConnector, c *Connector) {
@@ -248,6 +221,13 @@ func (v *validator) topics(raw *rawConnector, c *Connector) {
 	if raw.Auth == AuthUplinkSecret {
 		up, down = "/up/{secret}/id/{device}", "/down/{secret}/id/{device}/#"
 		places = append(places, placeSecret)
+	}
+	rules := topicRules{up: up, down: down}
+	if raw.Profile == ProfileGeneric {
+		rules = topicRules{up: "up/{device}", down: "down/{device}/#", own: c.PerDevice}
+		if c.UplinkTopic == "" {
+			raw.In.missing("uplink_topic", fmt.Sprintf("such as %q", rules.up))
+		}
 	}
 	check := func(key, value string, special func(string) *flaw) {
 		if !raw.In.ok(key) {
@@ -265,22 +245,30 @@ func (v *validator) topics(raw *rawConnector, c *Connector) {
 		}
 		raw.In.flawed(key, f)
 	}
-	if c.UplinkTopic == "" {
-		c.UplinkTopic = up
+	if raw.Profile != ProfileGeneric {
+		c.UplinkTopic = cmp.Or(c.UplinkTopic, up)
+		c.DownlinkTopic = cmp.Or(c.DownlinkTopic, down)
 	}
-	if c.DownlinkTopic == "" {
-		c.DownlinkTopic = down
+	if c.UplinkTopic != "" {
+		check("uplink_topic", c.UplinkTopic, rules.uplink)
 	}
-	check("uplink_topic", c.UplinkTopic, func(s string) *flaw { return checkUplinkTopic(s, up) })
-	check("downlink_topic", c.DownlinkTopic, func(s string) *flaw { return checkDownlinkTopic(s, down) })
+	if c.DownlinkTopic != "" {
+		check("downlink_topic", c.DownlinkTopic, rules.downlink)
+	}
 }
 
-func checkUplinkTopic(s, example string) *flaw {
-	hint := fmt.Sprintf("such as %q", example)
+// topicRules are what a connector's topics must be like.
+type topicRules struct {
+	up, down string // examples
+	own      bool   // the session is the device's own: its topics need not name it
+}
+
+func (r topicRules) uplink(s string) *flaw {
+	hint := fmt.Sprintf("such as %q", r.up)
 	switch {
 	case strings.ContainsAny(s, "+#"):
 		return &flaw{"contains a wildcard (+ or #)", hint}
-	case !strings.Contains(s, placeDevice):
+	case !r.own && !strings.Contains(s, placeDevice):
 		return &flaw{"does not contain {device}", hint}
 	case strings.HasSuffix(s, "/"):
 		return &flaw{"ends in /", "sub topics are appended with a / of their own"}
@@ -288,15 +276,18 @@ func checkUplinkTopic(s, example string) *flaw {
 	return nil
 }
 
-func checkDownlinkTopic(s, example string) *flaw {
-	hint := fmt.Sprintf("such as %q", example)
+func (r topicRules) downlink(s string) *flaw {
+	hint := fmt.Sprintf("such as %q", r.down)
 	head, ok := strings.CutSuffix(s, "/#")
+	if !ok {
+		head, ok = strings.CutSuffix(s, "/+")
+	}
 	switch {
 	case !ok:
-		return &flaw{"does not end in /#", hint}
+		return &flaw{"does not end in /# or /+", hint}
 	case strings.ContainsAny(head, "+#"):
 		return &flaw{"contains a wildcard (+ or #) before its last level", hint}
-	case !slices.Contains(strings.Split(head, "/"), placeDevice):
+	case !r.own && !slices.Contains(strings.Split(head, "/"), placeDevice):
 		return &flaw{"does not contain {device} as a whole level", hint}
 	}
 	return nil
@@ -311,8 +302,10 @@ func checkTemplate(s string, allowed ...string) *flaw {
 	if !strings.ContainsAny(rest, "{}") {
 		return nil
 	}
-	if strings.Contains(rest, placeSecret) {
-		return &flaw{"contains {secret}, but this connector has no secret to put there", "allowed are " + strings.Join(allowed, ", ")}
+	for _, p := range []struct{ place, what string }{{placeSecret, "secret"}, {placeID, "id"}} {
+		if strings.Contains(rest, p.place) {
+			return &flaw{fmt.Sprintf("contains %s, but this connector has no %s to put there", p.place, p.what), "allowed are " + strings.Join(allowed, ", ")}
+		}
 	}
 	return &flaw{"contains { or } outside of a known placeholder", "allowed are " + strings.Join(allowed, ", ")}
 }

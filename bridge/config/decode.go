@@ -107,6 +107,12 @@ func (s *source) value(path string, v any, field reflect.Value) {
 		s.texts(path, v, dst)
 	case *map[string]string:
 		s.textTable(path, v, dst)
+	case *map[string]any:
+		if values, ok := v.(map[string]any); ok {
+			*dst = values
+			return
+		}
+		s.wrongType(path, "a table", v, `such as { role = "sensor" }`)
 	default:
 		if field.Kind() == reflect.Slice {
 			s.blocks(path, v, field)

@@ -19,6 +19,7 @@ func (v *validator) devices() {
 		if conn := v.deviceConnector(raw); conn != nil {
 			d.ConnectorName = conn.Name
 			v.deviceKey(raw, conn, &d)
+			v.deviceLogin(raw, conn, &d)
 		}
 		d.Durability = v.cfg.Durability
 		if raw.In.gives("durability") {
@@ -30,6 +31,8 @@ func (v *validator) devices() {
 		}
 		v.cfg.Devices = append(v.cfg.Devices, d)
 	}
+	v.renewals()
+	v.clientIDs()
 }
 
 func (v *validator) deviceID(raw *rawDevice) bridge.DeviceID {
@@ -94,41 +97,6 @@ func (v *validator) noSuch(in place, kind, name string, names []string) {
 
 // words are what people call the things that a key refers to.
 var words = map[string]string{"connector": "connector", "serial": "serial port"}
-
-// deviceKey reads the private key of a device. Whether it is one is for the
-// token package to say.
-func (v *validator) deviceKey(raw *rawDevice, conn *rawConnector, d *Device) {
-	in := raw.In
-	if conn.Auth == AuthUplinkSecret {
-		onlyFor(in, AuthDeviceCredentials, "key_file")
-	}
-	if conn.Auth != AuthDeviceCredentials || d.ID == "" || !in.ok("key_file") {
-		return
-	}
-	value, src, from := raw.KeyFile, in.src, ""
-	if value == "" {
-		if !conn.In.ok("key_file") {
-			return
-		}
-		value, src = conn.KeyFile, conn.In.src
-		from = fmt.Sprintf("key_file of connector %q: ", conn.Name)
-	}
-	if value == "" {
-		in.missing("key_file", fmt.Sprintf("give it here, or key_file = %q to connector %q; fieldbridge keys new --device %s makes a key",
-			"keys/{device}.pem", conn.Name, shellQuote(raw.ID)))
-		return
-	}
-	path, content, f := src.readSecret(strings.ReplaceAll(value, placeDevice, raw.ID))
-	if f != nil {
-		hint := f.hint
-		if hint == "" {
-			hint = fmt.Sprintf("fieldbridge keys new --device %s makes a key", shellQuote(raw.ID))
-		}
-		in.wrong("key_file", from+f.problem, hint)
-		return
-	}
-	d.KeyFile, d.KeyPEM = path, bridge.NewSecret(content)
-}
 
 func (v *validator) downlink(raw *rawDownlink) Downlink {
 	in := raw.In

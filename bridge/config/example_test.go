@@ -23,15 +23,20 @@ func readExample(t testing.TB) string {
 func exampleDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	_, key := certificate(t)
+	cert, key := certificate(t)
+	writeFile(t, filepath.Join(dir, "certs/gateway.crt.pem"), cert, 0o644)
+	writeFile(t, filepath.Join(dir, "certs/gateway.pem"), key, 0o600)
 	writeFile(t, filepath.Join(dir, "keys/0004A30B001C1B03.pem"), key, 0o600)
+	for _, name := range []string{"current", "next"} {
+		writeFile(t, filepath.Join(dir, "keys/gate-8."+name+".pem"), key, 0o600)
+	}
 	writeFile(t, filepath.Join(dir, "secrets/yard"), theSecret, 0o600)
 	return dir
 }
 
 func TestExampleLoads(t *testing.T) {
 	cfg := mustLoad(t, exampleDir(t), readExample(t))
-	if len(cfg.Connectors) != 2 || len(cfg.Devices) != 2 || len(cfg.Serials) != 6 {
+	if len(cfg.Connectors) != 3 || len(cfg.Devices) != 3 || len(cfg.Serials) != 6 {
 		t.Errorf("got %d connectors, %d devices, %d serial ports", len(cfg.Connectors), len(cfg.Devices), len(cfg.Serials))
 	}
 }
@@ -74,8 +79,8 @@ func TestExampleHasEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[rawConfig](), "")
-	if keys < 120 {
-		t.Errorf("looked for %d keys, want at least 55", keys)
+	if keys < 130 {
+		t.Errorf("looked for %d keys, want at least 130", keys)
 	}
 }
 
@@ -86,7 +91,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 		"[[device]]\nid = \"0004A30B001C1B03\"\n"+
 		"[[serial]]\nname = \"scale\"\nport = \"/dev/x\"\ndevice = \"0004A30B001C1B03\"\n")
 	c, d := cfg.Connectors[0], bare.Connectors[0]
-	c.Pos = d.Pos
+	c.Pos, c.Gateway = d.Pos, d.Gateway
 	if !reflect.DeepEqual(c, d) {
 		t.Errorf("connector: the example has\n%+v, the defaults are\n%+v", c, d)
 	}

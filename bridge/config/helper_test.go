@@ -25,6 +25,7 @@ func fixture(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	cert, key := certificate(t)
+	_, other := certificate(t)
 	write := func(name, content string, mode os.FileMode) {
 		t.Helper()
 		writeFile(t, filepath.Join(dir, name), content, mode)
@@ -33,6 +34,8 @@ func fixture(t testing.TB) string {
 	write("keys/dev-1.pem", key, 0o600)
 	write("keys/open.pem", key, 0o644)
 	write("keys/it's open.pem", key, 0o640)
+	write("keys/cert.pem", key, 0o600)
+	write("keys/other.pem", other, 0o600)
 	write("keys/empty.pem", "\n", 0o600)
 	write("secrets/yard", theSecret+"\n", 0o600)
 	write("secrets/open", theSecret, 0o604)

@@ -54,17 +54,18 @@ func TestDefaults(t *testing.T) {
 		Clock: Clock{Pos: at(1, "clock")},
 		HTTP:  HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144},
 		Connectors: []Connector{{
-			Pos: at(1, "connector[0]"), Name: "plant", Auth: AuthDeviceCredentials,
+			Pos: at(1, "connector[0]"), Name: "plant", Gateway: host, Profile: ProfileAkenza, Auth: AuthDeviceCredentials,
+			PerDevice: true, ClientID: "{device}", Username: "unused",
 			Broker: "mqtts://b.example:8883", Address: "b.example:8883", Host: "b.example", TLS: true,
 			KeyFile: "keys/good.pem", KeepAlive: time.Minute, SessionExpiry: 24 * time.Hour,
-			ReceiveMaximum: 32, MaxPayload: 262144,
+			ReceiveMaximum: 32, MaxPayload: 262144, Connect: ConnectAlways, IdleTimeout: 30 * time.Second, ConnectRate: 20,
 			UplinkTopic: "/up/device/id/{device}", DownlinkTopic: "/down/device/id/{device}/#",
-			Token: Token{Audience: "https://akenza.io/devices/{device}", Lifetime: time.Hour, KeyID: "none"},
+			Token: Token{Audience: "https://akenza.io/devices/{device}", Subject: "{device}", Lifetime: time.Hour, KeyID: "none"},
 		}, {
-			Pos: at(6, "connector[1]"), Name: "yard", Auth: AuthUplinkSecret,
+			Pos: at(6, "connector[1]"), Name: "yard", Gateway: host, Profile: ProfileAkenza, Auth: AuthUplinkSecret, Username: "{id}",
 			Broker: "mqtt://b.example:1884", Address: "b.example:1884", Host: "b.example",
 			ID: "abc", Secret: bridge.NewSecret(theSecret), KeepAlive: time.Minute, SessionExpiry: 24 * time.Hour,
-			ReceiveMaximum: 32, MaxPayload: 262144,
+			ReceiveMaximum: 32, MaxPayload: 262144, Connect: ConnectAlways, IdleTimeout: 30 * time.Second, ConnectRate: 20,
 			UplinkTopic: "/up/{secret}/id/{device}", DownlinkTopic: "/down/{secret}/id/{device}/#",
 		}},
 		Devices: []Device{{
@@ -161,7 +162,7 @@ content_type = "Text/CSV; charset=UTF-8"
 		{"max_payload", c.MaxPayload, int64(256 << 20)},
 		{"user_properties", c.UserProperties, true},
 		{"topics", c.UplinkTopic + " " + c.DownlinkTopic, "{connector}/{device} d/{device}/#"},
-		{"token", c.Token, Token{"x", 2 * time.Second, "sha256"}},
+		{"token", c.Token, Token{Audience: "x", Subject: "{device}", Lifetime: 2 * time.Second, KeyID: "sha256"}},
 		{"device connector", d.ConnectorName, "plant"},
 		{"device durability", d.Durability, DurabilityAuto},
 		{"device key", d.KeyFile, filepath.Join(dir, "keys/dev-1.pem")},
@@ -389,5 +390,65 @@ func TestPrintingShowsNoSecret(t *testing.T) {
 		if !strings.Contains(out, "[redacted]") {
 			t.Errorf("%s shows nothing where the secret is: %s", how, out)
 		}
+	}
+}
+
+func TestConnectKeys(t *testing.T) {
+	dir := fixture(t)
+	cfg := mustLoad(t, dir, `
+[[connector]]
+name = "plant"
+broker = "mqtts://b.example"
+auth = "device-credentials"
+key_file = "keys/good.pem"
+connect = "on-demand"
+idle_timeout = "5s"
+connect_rate = 7
+allowed_servers = ["B2.example", "b3.example:8884", "::1", "[::1]:8883"]
+[[device]]
+id = "dev-1"
+key_files = ["keys/{device}.pem", "keys/good.pem"]
+[[device]]
+id = "dev-2"
+`)
+	c := cfg.Connectors[0]
+	if c.Connect != ConnectOnDemand || c.IdleTimeout != 5*time.Second || c.ConnectRate != 7 {
+		t.Errorf("got %+v", c)
+	}
+	if diff := cmp.Diff([]string{"b2.example", "b3.example:8884", "::1", "[::1]:8883"}, c.AllowedServers); diff != "" {
+		t.Error(diff)
+	}
+	for i, want := range [][]string{{"keys/dev-1.pem", "keys/good.pem"}, {"keys/good.pem"}} {
+		var got []string
+		for _, k := range cfg.Devices[i].Keys() {
+			got = append(got, strings.TrimPrefix(k.File, dir+"/"))
+			if again, err := ReadKey(k.File); err != nil || again.Reveal() != k.PEM.Reveal() || again.IsZero() {
+				t.Errorf("%s read again: %v", k.File, err)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// A key is read again with the limits that it was read with at first.
+func TestReadKeyErrors(t *testing.T) {
+	dir := fixture(t)
+	for name, want := range map[string]string{
+		"keys/open.pem":   "can be read or changed by other users (mode 0644) (run: chmod 600",
+		"keys/empty.pem":  "is empty",
+		"keys/absent.pem": "there is no file",
+		"keys":            "is not a regular file",
+		"secrets/huge":    "larger than",
+	} {
+		_, err := ReadKey(filepath.Join(dir, name))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), theSecret) {
+			t.Errorf("%s: error %v does not say %q", name, err, want)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Join(dir, "keys")+"/")
+	if _, err := ReadKey(filepath.Join(dir, "keys/open.pem")); err != nil {
+		t.Errorf("a systemd credential: %v", err)
 	}
 }

@@ -57,6 +57,7 @@ type rawConnector struct {
 	In             place
 	Name           string        `toml:"name"`
 	Broker         string        `toml:"broker"`
+	Profile        string        `toml:"profile"`
 	Auth           string        `toml:"auth"`
 	CAFile         string        `toml:"ca_file"`
 	KeyFile        string        `toml:"key_file"`
@@ -68,16 +69,28 @@ type rawConnector struct {
 	ReceiveMaximum int64         `toml:"receive_maximum"`
 	MaxPayload     Size          `toml:"max_payload"`
 	UserProperties bool          `toml:"user_properties"`
+	Connect        string        `toml:"connect"`
+	IdleTimeout    time.Duration `toml:"idle_timeout"`
+	ConnectRate    int64         `toml:"connect_rate"`
+	AllowedServers []string      `toml:"allowed_servers"`
 	UplinkTopic    string        `toml:"uplink_topic"`
 	DownlinkTopic  string        `toml:"downlink_topic"`
+	ClientID       string        `toml:"client_id"`
+	Username       string        `toml:"username"`
+	PerDevice      bool          `toml:"per_device_sessions"`
+	TopicAlias     bool          `toml:"topic_alias"`
+	ClientCertFile string        `toml:"client_cert_file"`
+	ClientKeyFile  string        `toml:"client_key_file"`
 	Token          rawToken      `toml:"token"`
 }
 
 type rawToken struct {
 	In       place
-	Audience string        `toml:"audience"`
-	Lifetime time.Duration `toml:"lifetime"`
-	KeyID    string        `toml:"key_id"`
+	Audience string         `toml:"audience"`
+	Sub      string         `toml:"sub"`
+	Lifetime time.Duration  `toml:"lifetime"`
+	KeyID    string         `toml:"key_id"`
+	Claims   map[string]any `toml:"claims"`
 }
 
 type rawDevice struct {
@@ -85,6 +98,7 @@ type rawDevice struct {
 	ID         string        `toml:"id"`
 	Connector  string        `toml:"connector"`
 	KeyFile    string        `toml:"key_file"`
+	KeyFiles   []string      `toml:"key_files"`
 	Durability string        `toml:"durability"`
 	Downlinks  []rawDownlink `toml:"downlink"`
 }
@@ -116,13 +130,17 @@ func (c *rawConfig) setDefaults() {
 }
 
 func (c *rawConnector) setDefaults() {
+	c.Profile = ProfileAkenza
 	c.Devices = "listed"
 	c.KeepAlive = time.Minute
 	c.SessionExpiry = 24 * time.Hour
 	// The MQTT library allocates by it, for each session.
 	c.ReceiveMaximum = 32
 	c.MaxPayload = defaultMaxPayload
-	c.Token = rawToken{Audience: defaultAudience, Lifetime: time.Hour, KeyID: KeyIDNone}
+	c.Connect = ConnectAlways
+	c.IdleTimeout = 30 * time.Second
+	c.ConnectRate = 20
+	c.Token = rawToken{Audience: defaultAudience, Sub: placeDevice, Lifetime: time.Hour, KeyID: KeyIDNone}
 }
 
 // includable are the blocks that an included file may hold.
@@ -130,12 +148,7 @@ var includable = []string{"connector", "device", "serial"}
 
 // laterKeys are keys, by block, which this version knows but cannot serve yet.
 var laterKeys = map[string][]string{
-	"http": {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
-	"connector": {
-		"per_device_sessions", "topic_alias", "connect_rate", "client_cert_file",
-		"client_key_file", "client_id", "username", "allowed_servers",
-	},
-	"device":          {"key_files"},
+	"http":            {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
 	"device.downlink": {"mailbox", "secret_file"},
 }
 

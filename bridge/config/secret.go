@@ -53,27 +53,32 @@ func (s *source) readSecret(value string) (path, content string, f *flaw) {
 	if f != nil {
 		return "", "", f
 	}
+	content, f = readSecretFile(path, credential)
+	return path, content, f
+}
+
+func readSecretFile(path string, credential bool) (content string, f *flaw) {
 	data, mode, f := readWithMode(path, maxSecretFile)
 	if f != nil {
-		return path, "", f
+		return "", f
 	}
 	// systemd sets the permissions of a credential itself.
 	if mode.Perm()&0o077 != 0 && !credential {
-		return path, "", &flaw{
+		return "", &flaw{
 			fmt.Sprintf("%s can be read or changed by other users (mode %04o)", path, mode.Perm()),
 			"run: chmod 600 " + shellQuote(path),
 		}
 	}
 	content = strings.TrimRight(string(data), "\r\n")
 	if strings.TrimSpace(content) == "" {
-		return path, "", &flaw{problem: fmt.Sprintf("%s is empty", path)}
+		return "", &flaw{problem: fmt.Sprintf("%s is empty", path)}
 	}
-	return path, content, nil
+	return content, nil
 }
 
-// readUplinkSecret reads a secret that becomes one level of a topic (MQTT v5
+// readUplinkSecret reads a secret that may become one level of a topic (MQTT v5
 // section 4.7.1).
-func (s *source) readUplinkSecret(value string) (bridge.Secret, *flaw) {
+func (s *source) readUplinkSecret(value string, inTopic bool) (bridge.Secret, *flaw) {
 	path, content, f := s.readSecret(value)
 	if f != nil {
 		return bridge.Secret{}, f
@@ -84,7 +89,7 @@ func (s *source) readUplinkSecret(value string) (bridge.Secret, *flaw) {
 		problem = "is not valid UTF-8"
 	case strings.ContainsFunc(content, unicode.IsControl):
 		problem = "has more than one line or a control character"
-	case strings.ContainsAny(content, "/+#"):
+	case inTopic && strings.ContainsAny(content, "/+#"):
 		problem = "contains /, + or #, which cannot stand in a topic level"
 	case strings.TrimSpace(content) != content:
 		problem = "starts or ends with a space"

@@ -309,7 +309,7 @@ func (v *validator) serialReading(raw *rawSerial, s *Serial) {
 	case raw.OnError != "":
 		in.missing("device", "with device_from it is for the frames that on_error forwards")
 	}
-	if raw.DeviceFrom != "" && len(v.raw.Devices) == 0 && !v.incomplete && in.ok("device_from") && !v.anyDevice() {
+	if raw.DeviceFrom != "" && len(v.raw.Devices) == 0 && !v.incomplete && in.ok("device_from") && !v.takesAny() {
 		in.wrong("device_from", "no device is configured, so all readings would be refused",
 			`add a [[device]] block for each that is expected, or devices = "any" to a connector`)
 	}
@@ -334,7 +334,7 @@ func (v *validator) serialReading(raw *rawSerial, s *Serial) {
 	s.ContentType = ct
 }
 
-func (v *validator) anyDevice() bool {
+func (v *validator) takesAny() bool {
 	return slices.ContainsFunc(v.cfg.Connectors, func(c Connector) bool { return c.AnyDevice })
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"fieldbridge/bridge"
@@ -61,6 +62,22 @@ type Serial struct {
 	Device      bridge.DeviceID
 	Subtopic    bridge.Subtopic
 	ContentType string
+}
+
+// Bare is a copy without positions: equal wherever in a file it stands.
+func (s Serial) Bare() Serial {
+	s.Pos = Position{}
+	s.Fields, s.Polls, s.Slaves = slices.Clone(s.Fields), slices.Clone(s.Polls), slices.Clone(s.Slaves)
+	for i := range s.Fields {
+		s.Fields[i].Pos = Position{}
+	}
+	for i := range s.Polls {
+		s.Polls[i].Pos = Position{}
+	}
+	for i := range s.Slaves {
+		s.Slaves[i].Pos = Position{}
+	}
+	return s
 }
 
 // USB says which adapter a port is. Empty fields are not compared.

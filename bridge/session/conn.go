@@ -6,67 +6,86 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/eclipse/paho.golang/packets"
 )
 
 const (
-	// writeTimeout bounds one write: a peer that takes nothing for so long is gone.
+	// writeTimeout bounds one write: a peer that takes nothing for so long is
+	// gone. A short keep alive bounds it further.
 	writeTimeout = 15 * time.Second
 	// hurriedTimeout bounds it once the gateway is stopping.
 	hurriedTimeout = time.Second
 )
 
-// conn gives paho what it needs of a connection and spares system calls: reads
-// are buffered (a packet is read in three pieces), a packet's pieces are written
-// at once, and between cork and uncork several packets are.
+// conn is the transport with what spares system calls: reads are buffered, and
+// what is written between cork and uncork goes out at once.
 //
-// It implements sync.Locker because paho locks the connection around each
-// packet (packets.ControlPacket.WriteTo).
+// It implements sync.Locker because the packets of paho lock the connection
+// around their pieces (packets.ControlPacket.WriteTo).
 type conn struct {
 	net.Conn
-	r     *bufio.Reader // used by paho's one reading goroutine, as is limit
-	limit limiter
+	r *bufio.Reader // used by one goroutine at a time: that of login, then the reading one
+	// before, if set, is called by the reading goroutine when it has used up
+	// what came and is about to wait for more.
+	before func()
 
-	mu     sync.Mutex // held while one packet is written; guards what follows
-	buf    []byte
-	corked bool
-	failed error
+	born           time.Time    // what the next two count from, so that no clock step matters
+	sent, received atomic.Int64 // ns: when something was last written and read
+
+	mu      sync.Mutex // held while one packet is written; guards what follows
+	buf     []byte
+	corked  bool
+	failed  error
+	patient time.Duration // bounds a write
+
+	aliases aliases
 
 	hurried atomic.Bool
 
-	emu   sync.Mutex // guards first
-	first error      // the first error of the connection: why it ended
+	emu     sync.Mutex // guards what follows
+	first   error      // the first error of the connection: why it ended
+	waiting bool       // for CONNACK
 }
 
 // readBuffer fits many PUBACKs and the usual downlink, and is held by every
 // idle session.
-const readBuffer = 1024
+const readBuffer = 512
 
-// maxCorked bounds what is gathered before it is written.
-const maxCorked = 32 << 10
+// maxCorked bounds what is gathered before it is written, and maxKept what is
+// kept of the buffer afterwards.
+const (
+	maxCorked = 32 << 10
+	maxKept   = 4 << 10
+)
 
 func newConn(c net.Conn) *conn {
-	w := &conn{Conn: c}
-	w.r = bufio.NewReaderSize(errReader{w}, readBuffer)
+	w := &conn{Conn: c, born: time.Now(), patient: writeTimeout}
+	w.r = bufio.NewReaderSize(source{w}, readBuffer)
 	return w
 }
 
-type errReader struct{ c *conn }
+// source is the transport as the read buffer sees it.
+type source struct{ c *conn }
 
-func (r errReader) Read(p []byte) (int, error) {
-	n, err := r.c.Conn.Read(p)
+func (s source) Read(p []byte) (int, error) {
+	if s.c.before != nil {
+		s.c.before()
+	}
+	n, err := s.c.Conn.Read(p)
+	if n > 0 {
+		s.c.received.Store(int64(time.Since(s.c.born)))
+	}
 	if err != nil {
-		r.c.note(err)
+		s.c.note(err)
 	}
 	return n, err
 }
 
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if bad := c.limit.pass(p[:n]); bad != nil {
-		c.note(bad)
-		return 0, bad
-	}
-	return n, err
+// quiet is how long ago something was last written and last read.
+func (c *conn) quiet(now time.Time) (sent, received time.Duration) {
+	at := now.Sub(c.born)
+	return at - time.Duration(c.sent.Load()), at - time.Duration(c.received.Load())
 }
 
 // Lock begins a packet.
@@ -89,33 +108,85 @@ func (c *conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// packet writes a whole packet. An error is noted and ends the connection.
+func (c *conn) packet(p ...byte) {
+	c.Lock()
+	_, _ = c.Write(p)
+	c.Unlock()
+}
+
+// disconnect tells the broker why the connection ends.
+func (c *conn) disconnect(code byte) { c.packet(packets.DISCONNECT<<4, 1, code) }
+
 // flush is called with mu held. An error closes the connection, which tells the
 // reading side.
 func (c *conn) flush() {
 	if len(c.buf) == 0 || c.failed != nil {
 		return
 	}
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	now := time.Now()
+	_ = c.SetWriteDeadline(now.Add(c.patient))
 	if c.hurried.Load() { // after the other deadline, so that hurry comes late in no case
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(hurriedTimeout))
+		_ = c.SetWriteDeadline(now.Add(hurriedTimeout))
 	}
 	if _, err := c.Conn.Write(c.buf); err != nil {
 		c.failed = err
 		c.note(err)
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
-	if cap(c.buf) > 4<<10 {
+	c.sent.Store(int64(now.Sub(c.born)))
+	if cap(c.buf) > maxKept {
 		c.buf = nil // do not hold a burst's buffer while idle
 	} else {
 		c.buf = c.buf[:0]
 	}
 }
 
-// hurry ends writes soon, also one that is under way, because the gateway is
-// stopping.
+// release gives the write buffer back; the connection is about to be idle.
+func (c *conn) release() {
+	c.mu.Lock()
+	if len(c.buf) == 0 {
+		c.buf = nil
+	}
+	c.mu.Unlock()
+}
+
+// hurry ends the wait for CONNACK at once, and writes soon, also one that is
+// under way, because the gateway is stopping.
 func (c *conn) hurry() {
 	c.hurried.Store(true)
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(hurriedTimeout))
+	_ = c.SetWriteDeadline(time.Now().Add(hurriedTimeout))
+	c.emu.Lock()
+	defer c.emu.Unlock()
+	if c.waiting {
+		_ = c.SetReadDeadline(time.Now())
+	}
+}
+
+// await bounds the reads that follow, until awaited.
+func (c *conn) await(d time.Duration) {
+	c.emu.Lock()
+	defer c.emu.Unlock()
+	c.waiting = true
+	if c.hurried.Load() {
+		d = 0
+	}
+	_ = c.SetReadDeadline(time.Now().Add(d))
+}
+
+// awaited lets reads wait for ever again.
+func (c *conn) awaited() {
+	c.emu.Lock()
+	defer c.emu.Unlock()
+	c.waiting = false
+	_ = c.SetReadDeadline(time.Time{})
+}
+
+// patience bounds writes by d if that is less than the default.
+func (c *conn) patience(d time.Duration) {
+	c.mu.Lock()
+	c.patient = min(writeTimeout, d)
+	c.mu.Unlock()
 }
 
 func (c *conn) cork() {

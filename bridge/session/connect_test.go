@@ -77,69 +77,6 @@ func TestConnectPacket(t *testing.T) {
 	}
 }
 
-// A refusal ends in the right class of back-off, a message that says what to do,
-// and one line in the log however often it repeats.
-func TestConnackRefused(t *testing.T) {
-	for _, tt := range []struct {
-		code byte
-		slow bool
-		want []string
-	}{
-		{0x80, false, []string{"unspecified error"}},
-		{0x81, true, []string{"malformed packet"}},
-		{0x84, true, []string{"does not speak MQTT v5"}},
-		{0x85, true, []string{"client identifier not valid", "check the device id"}},
-		{0x86, true, []string{"bad user name or password", "public key", "clock"}},
-		{0x87, true, []string{"not authorized", "public key", "clock"}},
-		{0x88, false, []string{"server unavailable"}},
-		{0x89, false, []string{"server busy"}},
-		{0x8A, true, []string{"banned"}},
-		{0x8C, true, []string{"bad authentication method"}},
-		{0x97, false, []string{"quota exceeded"}},
-		{0x9C, true, []string{"use another server"}},
-		{0x9F, false, []string{"connection rate exceeded"}},
-		{0xFE, false, []string{"unknown reason code"}},
-		{0x01, true, []string{"does not speak MQTT v5"}}, // MQTT 3.1.1's refusal
-	} {
-		t.Run(fmt.Sprintf("0x%02X", tt.code), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := newServer(t)
-				r := start(t, srv, func(o *Options) {
-					o.Secrets = []bridge.Secret{bridge.NewSecret(secret)}
-					o.Backoff = Backoff{Min: time.Second, Max: time.Second, SlowMin: time.Hour, SlowMax: time.Hour}
-				})
-				var longest time.Duration
-				for range 30 {
-					p, _ := srv.next()
-					answered := time.Now()
-					p.connack(tt.code, false, &packets.Properties{ReasonString: "no: /up/" + secret + "/id/x"})
-					p.gone()
-					synctest.Wait()
-					for _, w := range tt.want {
-						if s := r.Trouble(); !strings.Contains(s, w) || !strings.Contains(s, "CONNACK 0x") {
-							t.Fatalf("trouble %q, want %q in it", s, w)
-						}
-					}
-					for len(srv.conns) == 0 {
-						time.Sleep(time.Second)
-					}
-					longest = max(longest, time.Since(answered))
-				}
-				if slow := longest > 3*time.Second; slow != tt.slow {
-					t.Errorf("the longest pause was %s, want slow: %t", longest, tt.slow)
-				}
-				if n := len(r.log.lines("level=WARN", "session down", "retry_in=")); n != 1 {
-					t.Errorf("%d warnings, want 1:\n%s", n, r.log)
-				}
-				checkSecrets(t, r)
-				if r.minted() < 30 {
-					t.Errorf("credentials minted %d times for 30 attempts", r.minted())
-				}
-			})
-		})
-	}
-}
-
 // checkSecrets looks for secrets, tokens and topics in all that was said.
 func checkSecrets(t *testing.T, r *rig) {
 	t.Helper()
@@ -151,58 +88,6 @@ func checkSecrets(t *testing.T, r *rig) {
 		if strings.Contains(text, s) {
 			t.Errorf("%q is shown:\n%s", s, text)
 		}
-	}
-}
-
-func TestServerDisconnects(t *testing.T) {
-	for _, tt := range []struct {
-		code byte
-		slow bool
-		want string
-	}{
-		{0x00, false, "success"},
-		{0x81, true, "malformed packet"},
-		{0x82, true, "protocol error"},
-		{0x87, true, "public key"},
-		{0x89, false, "server busy"},
-		{0x8B, false, "server shutting down"},
-		{0x8D, false, "keep alive timeout"},
-		{0x8E, true, "second gateway"},
-		{0x93, false, "receive maximum exceeded"},
-		{0x95, false, "max_payload"},
-		{0x97, false, "quota exceeded"},
-		{0x98, true, "administrative action"},
-		{0x9C, true, "use another server"},
-		{0xA0, false, "maximum connect time"},
-	} {
-		t.Run(fmt.Sprintf("0x%02X", tt.code), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := newServer(t)
-				r := start(t, srv, func(o *Options) {
-					o.Secrets = []bridge.Secret{bridge.NewSecret(secret)}
-					o.Backoff = Backoff{Min: time.Second, Max: time.Second, SlowMin: time.Hour, SlowMax: time.Hour}
-				})
-				var longest time.Duration
-				for range 10 {
-					p := srv.accept(true)
-					synctest.Wait()
-					began := time.Now()
-					p.disconnect(tt.code, "topic /up/"+secret)
-					synctest.Wait()
-					if s := r.Trouble(); !strings.Contains(s, tt.want) || !strings.Contains(s, fmt.Sprintf("DISCONNECT 0x%02X", tt.code)) {
-						t.Fatalf("trouble %q, want %q in it", s, tt.want)
-					}
-					for len(srv.conns) == 0 {
-						time.Sleep(time.Second)
-					}
-					longest = max(longest, time.Since(began))
-				}
-				if slow := longest > 3*time.Second; slow != tt.slow {
-					t.Errorf("the longest pause was %s, want slow: %t", longest, tt.slow)
-				}
-				checkSecrets(t, r)
-			})
-		})
 	}
 }
 

@@ -44,16 +44,36 @@ func (c Cause) String() string { return causeNames[c] }
 // Counts count what the sessions that share them do. The zero value is ready;
 // all methods may be called from any goroutine.
 type Counts struct {
-	pubacks    [256]atomic.Uint64 // by reason code
+	codes      [packetKinds][256]atomic.Uint64
 	reconnects [causes]atomic.Uint64
 }
 
-// Pubacks yields every reason code that has come in a PUBACK, and how often it
-// has.
-func (c *Counts) Pubacks() iter.Seq2[byte, uint64] {
-	return func(yield func(byte, uint64) bool) {
-		for code := range c.pubacks {
-			if n := c.pubacks[code].Load(); n > 0 && !yield(byte(code), n) {
+// packetKind is a packet that brings a reason code.
+type packetKind int
+
+const (
+	connack packetKind = iota
+	pubackPacket
+	disconnect
+	suback
+
+	packetKinds int = iota
+)
+
+var packetNames = [packetKinds]string{connack: "CONNACK", pubackPacket: "PUBACK", disconnect: "DISCONNECT", suback: "SUBACK"}
+
+// Codes yields, for every kind of packet that brings reason codes ("CONNACK",
+// "PUBACK", "DISCONNECT", "SUBACK"), how often each code has come.
+func (c *Counts) Codes() iter.Seq2[string, map[byte]uint64] {
+	return func(yield func(string, map[byte]uint64) bool) {
+		for kind := range c.codes {
+			came := map[byte]uint64{}
+			for code := range c.codes[kind] {
+				if n := c.codes[kind][code].Load(); n > 0 {
+					came[byte(code)] = n
+				}
+			}
+			if !yield(packetNames[kind], came) {
 				return
 			}
 		}
@@ -72,9 +92,23 @@ func (c *Counts) Reconnects() iter.Seq2[Cause, uint64] {
 	}
 }
 
-func (c *Counts) puback(code byte) {
+func (c *Counts) code(kind packetKind, code byte) {
 	if c != nil {
-		c.pubacks[code].Add(1)
+		c.codes[kind][code].Add(1)
+	}
+}
+
+// answer counts the code of a CONNACK or DISCONNECT that err is about, if it is.
+func (c *Counts) answer(err error) {
+	re := asReason(err)
+	if re == nil {
+		return
+	}
+	switch re.Packet {
+	case packetNames[connack]:
+		c.code(connack, re.Code)
+	case packetNames[disconnect]:
+		c.code(disconnect, re.Code)
 	}
 }
 

@@ -59,21 +59,27 @@ func TestCounts(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 100 {
-				c.puback(0x00)
-				c.puback(0x97)
+				c.code(pubackPacket, 0x00)
+				c.code(pubackPacket, 0x97)
 				c.reconnect(Renewed)
 			}
 		})
 	}
 	all.Wait()
-	if diff := cmp.Diff(map[byte]uint64{0: 800, 0x97: 800}, maps.Collect(c.Pubacks())); diff != "" {
-		t.Errorf("PUBACKs (-want +got):\n%s", diff)
+	c.answer(fmt.Errorf("x: %w", &ReasonError{Packet: "CONNACK", Code: 0x86}))
+	c.answer(&ReasonError{Packet: "DISCONNECT", Code: 0x8E})
+	c.answer(errReconnect)
+	if diff := cmp.Diff(map[string]map[byte]uint64{
+		"PUBACK": {0: 800, 0x97: 800}, "CONNACK": {0x86: 1}, "DISCONNECT": {0x8E: 1}, "SUBACK": {},
+	}, maps.Collect(c.Codes())); diff != "" {
+		t.Errorf("codes (-want +got):\n%s", diff)
 	}
 	got := maps.Collect(c.Reconnects())
 	if len(got) != causes || got[Renewed] != 800 || got[ConnectionLost] != 0 {
 		t.Errorf("reconnects: %v, want all %d causes", got, causes)
 	}
 	var none *Counts // of a session whose sums nobody wants
-	none.puback(0)
+	none.code(suback, 0)
+	none.answer(&ReasonError{Packet: "CONNACK"})
 	none.reconnect(Renewed)
 }

@@ -17,9 +17,11 @@ import (
 type Endpoint struct {
 	// Address is host:port.
 	Address string
+	path    string      // of the WebSocket; "": none, MQTT on the transport itself
 	tls     *tls.Config // nil: plain TCP
 	ca      []*x509.Certificate
 	caFile  string
+	cert    *ClientCert // nil: none is shown
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -27,13 +29,18 @@ type Endpoint struct {
 type EndpointOptions struct {
 	// Address is host:port.
 	Address string
-	// TLS: mqtts instead of mqtt.
+	// TLS: mqtts instead of mqtt, or wss instead of ws.
 	TLS bool
+	// Path has MQTT go over a WebSocket (MQTT v5 section 6) that is opened by a
+	// request for this path; "" for none.
+	Path string
 	// CAFile is the name of the file that CAPEM came from, for error texts.
 	CAFile string
 	// CAPEM holds PEM certificates that are trusted in addition to the system's
 	// roots.
 	CAPEM []byte
+	// Cert is shown if the broker asks for a client certificate; nil for none.
+	Cert *ClientCert
 	// Dial replaces the network, for tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -44,11 +51,14 @@ func NewEndpoint(o EndpointOptions) (*Endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker address %q: %w", o.Address, err)
 	}
-	e := &Endpoint{Address: o.Address, caFile: o.CAFile, dial: o.Dial}
+	e := &Endpoint{Address: o.Address, path: o.Path, caFile: o.CAFile, dial: o.Dial}
 	if e.dial == nil {
 		e.dial = (&net.Dialer{}).DialContext
 	}
 	if !o.TLS {
+		if o.Cert != nil {
+			return nil, errors.New("a client certificate needs TLS")
+		}
 		return e, nil
 	}
 	roots, err := x509.SystemCertPool()
@@ -70,8 +80,26 @@ func NewEndpoint(o EndpointOptions) (*Endpoint, error) {
 		e.ca = append(e.ca, c)
 		roots.AddCert(c)
 	}
-	e.tls = &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}
+	e.tls = &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12, ClientSessionCache: resumable()}
+	if o.Cert != nil {
+		e = e.WithCert(o.Cert)
+	}
 	return e, nil
+}
+
+// WithCert returns the endpoint for another client certificate. It shares the
+// trusted roots, and no TLS session.
+func (e *Endpoint) WithCert(c *ClientCert) *Endpoint {
+	own := *e
+	own.cert = c
+	if e.tls != nil {
+		own.tls = e.tls.Clone()
+		own.tls.ClientSessionCache = resumable()
+		// Not Certificates: those are held back if the broker does not name their
+		// issuer, and then nobody says why it refuses.
+		own.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.pair, nil }
+	}
+	return &own
 }
 
 // connect opens the transport.
@@ -80,15 +108,23 @@ func (e *Endpoint) connect(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", e.Address, err)
 	}
-	if e.tls == nil {
+	if e.tls != nil {
+		t := tls.Client(c, e.tls)
+		if err := t.HandshakeContext(ctx); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("TLS with %s: %w", e.Address, e.explain(err))
+		}
+		c = alerted{t, e}
+	}
+	if e.path == "" {
 		return c, nil
 	}
-	t := tls.Client(c, e.tls)
-	if err := t.HandshakeContext(ctx); err != nil {
+	w, err := e.upgrade(ctx, c)
+	if err != nil {
 		_ = c.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", e.Address, e.explain(err))
+		return nil, fmt.Errorf("WebSocket at %s%s: %w", e.Address, e.path, err)
 	}
-	return t, nil
+	return w, nil
 }
 
 // explain says which certificate is at fault and what to do, which the errors
@@ -103,7 +139,7 @@ func (e *Endpoint) explain(err error) error {
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			return fmt.Errorf("%w; the other side ended the handshake at once: does this port speak TLS, or is it the one for mqtt://?", err)
 		}
-		return err
+		return e.refused(err)
 	}
 	chain := verify.UnverifiedCertificates
 	now := time.Now()

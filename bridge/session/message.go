@@ -12,43 +12,24 @@ import (
 	"fieldbridge/bridge"
 )
 
-// packet makes the PUBLISH for a reading.
-func (s *Session) packet(r *bridge.Reading) *packets.Publish {
-	props := &packets.Properties{ContentType: r.ContentType}
-	if bridge.IsText(r.ContentType) && utf8.Valid(r.Payload) {
-		utf8Payload := byte(1)
-		props.PayloadFormat = &utf8Payload
+// message is what the PUBLISH for a reading carries.
+func (s *Session) message(r *bridge.Reading) message {
+	m := message{
+		topic:       s.opts.Topics.uplink(r),
+		contentType: r.ContentType,
+		payload:     r.Payload,
+		text:        bridge.IsText(r.ContentType) && utf8.Valid(r.Payload),
 	}
 	if s.opts.UserProperties {
-		props.User = []packets.User{{Key: "id", Value: r.ID.String()}}
-		if at := s.opts.When(r); !at.IsZero() {
-			props.User = append(props.User, packets.User{Key: "time", Value: at.UTC().Format(time.RFC3339Nano)})
-		}
-		props.User = append(props.User, packets.User{Key: "gateway", Value: s.opts.Gateway})
+		m.user, m.id, m.at, m.gateway = true, r.ID, s.opts.When(r), s.opts.Gateway
 	}
-	return &packets.Publish{
-		Topic:      s.opts.Topics.uplink(r),
-		QoS:        1,
-		Payload:    r.Payload,
-		Properties: props,
-	}
+	return m
 }
 
 // oversized compares a packet with the broker's Maximum Packet Size (MQTT v5
 // section 3.2.2.3.6). A packet above it would cost the connection.
-func (c *connection) oversized(p *packets.Publish) (bridge.Outcome, bool) {
-	if c.maxPacket == 0 {
-		return bridge.Outcome{}, false
-	}
-	n := 0
-	for _, b := range p.Buffers() {
-		n += len(b)
-	}
-	for rest := n; rest > 127; rest >>= 7 {
-		n++ // the remaining length has seven bits a byte (section 1.5.5)
-	}
-	n += 2 // its last byte, and the packet type
-	if n <= c.maxPacket {
+func (c *connection) oversized(m *message) (bridge.Outcome, bool) {
+	if m.encodable() && m.fits(c.maxPacket) {
 		return bridge.Outcome{}, false
 	}
 	return bridge.Outcome{Kind: bridge.Refused, Code: 0x95, Reason: CodeName(0x95)}, true
@@ -57,6 +38,7 @@ func (c *connection) oversized(p *packets.Publish) (bridge.Outcome, bool) {
 // downlink hands a message on. It reports false if nobody will ever call the
 // window back for it, so that it is acknowledged at once.
 func (s *Session) downlink(p *packets.Publish) bool {
+	s.used.Store(true)
 	device, subtopic, err := s.opts.Topics.downlink(p.Topic)
 	if err != nil {
 		s.log.Warn("message on a topic that is no downlink, dropped", "error", err)

@@ -206,7 +206,7 @@ func TestFrozenBroker(t *testing.T) {
 		c.freeze()
 		frozen := time.Now()
 		srv.accept(true)
-		if d := time.Since(frozen); d > 35*time.Second {
+		if d := time.Since(frozen); d > 15*time.Second {
 			t.Errorf("found after %s", d)
 		}
 		if n := len(r.log.lines("session down", "keep alive")); n != 1 {

@@ -15,19 +15,29 @@ import (
 
 // Credentials are what one CONNECT carries.
 type Credentials struct {
+	// Username and Password are left out of the CONNECT if they are empty, but with
+	// a password there is always a user name: some brokers drop it otherwise.
 	Username string
 	Password bridge.Secret
 	// Renew is when the session should reconnect with fresh credentials and
 	// Expires when these become worthless; zero means never.
 	Renew, Expires time.Time
+	// Key names the key that the password was signed with, for people, if there
+	// are several.
+	Key string
+	// Answered, if set, is told whether the broker let the session in with these
+	// credentials. It is not called if there was no answer, or one about
+	// something else. After a refusal it reports whether others are worth an
+	// attempt at once.
+	Answered func(accepted bool) (another bool)
 }
 
 // Options describe a session. The required ones come first.
 type Options struct {
 	Endpoint *Endpoint
 	ClientID string
-	// Credentials is called for every CONNECT. An error counts as a failed
-	// attempt.
+	// Credentials is called for every CONNECT, once the Pacer has let it pass. An
+	// error counts as a failed attempt.
 	Credentials func() (Credentials, error)
 	Topics      Topics
 
@@ -56,6 +66,9 @@ type Options struct {
 	SessionExpiry time.Duration
 	// ReceiveMaximum bounds what is in flight, in both directions. Default 32.
 	ReceiveMaximum uint16
+	// TopicAlias has numbers stand for long topics on the wire where the broker
+	// allows it.
+	TopicAlias bool
 	// UserProperties adds id, time and gateway to each reading.
 	UserProperties bool
 	// When is a reading's time, or zero if it is not known, as of one that came
@@ -66,6 +79,20 @@ type Options struct {
 	// Secrets are removed from what the broker says, because a reason string
 	// may repeat a topic.
 	Secrets []bridge.Secret
+
+	// Pacer, if set, is the budget of connects that the sessions of a connector
+	// share.
+	Pacer *Pacer
+	// OnDemand: connected while there is something to send, and once at first if
+	// there is something to subscribe to, instead of all the time. Downlinks
+	// wait at the broker meanwhile.
+	OnDemand bool
+	// IdleTimeout is how long a session on demand stays connected without
+	// traffic. Default 30 s.
+	IdleTimeout time.Duration
+	// AllowedServers are the hosts, or host:port, to which the broker may send
+	// the session, with its credentials.
+	AllowedServers []string
 
 	Backoff Backoff
 	// ConnectTimeout bounds the way to an open transport, and the wait for
@@ -81,19 +108,33 @@ type Options struct {
 // methods may be called from any goroutine at any time.
 type Session struct {
 	opts   Options
-	log    *slog.Logger
+	log    logger
 	window *window
 	wake   chan struct{} // capacity 1: readings, room or trouble; look again
 	renew  chan struct{} // capacity 1: reconnect with fresh credentials
 
-	subscribed bool         // owned by Run
-	unasked    atomic.Int32 // downlinks at QoS 0 that are being delivered
+	unasked   atomic.Int32 // downlinks at QoS 0 that are being delivered
+	used      atomic.Bool  // something has come since the pump last looked
+	abandoned atomic.Bool  // the broker is to forget the session
+
+	// Owned by Run.
+	subscribed bool
+	unwanted   []string // filters to unsubscribe
+	noAlias    bool     // the broker objected to one
+	met        bool     // the broker has let us in once
+	key        string   // the one that it let us in with; "" if there is but one
+	redirect   redirect
+	throttle   throttle
 
 	mu      sync.Mutex // guards what follows
 	ready   []bridge.Source
 	trouble string
 	up      bool
+	idle    bool
+	alarm   bool
+	since   time.Time // when this connection came up; zero: there is none
 	expires time.Time
+	expiry  time.Duration
 	last    string // the last error
 	lastAt  time.Time
 }
@@ -101,11 +142,19 @@ type Session struct {
 // State is a snapshot for people.
 type State struct {
 	Up bool
-	// Trouble says why it is not up.
+	// Idle: it is on demand, and not connected because nothing is to be sent.
+	Idle bool
+	// Trouble says why it is not up; "" if that is as it should be.
 	Trouble string
+	// Alarm: nothing but a person will mend the trouble.
+	Alarm bool
 	// TokenExpires is when the credentials in use become worthless; zero means
 	// never.
 	TokenExpires time.Time
+	// SessionExpiry is how long the broker keeps the session without a
+	// connection: what was asked for, unless the broker set another time. Zero
+	// before the first connection.
+	SessionExpiry time.Duration
 	// LastError is the last thing that went wrong, and LastErrorAt when; "" if
 	// nothing did. It stays when the session is up again. It names no secret.
 	LastError   string
@@ -117,8 +166,8 @@ func New(o Options) (*Session, error) {
 	if o.Endpoint == nil || o.ClientID == "" || o.Credentials == nil || o.Topics.Uplink == "" {
 		return nil, errors.New("session: endpoint, client id, credentials and the uplink topic are required")
 	}
-	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !strings.HasSuffix(o.Topics.Downlink, "/#")) {
-		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# and a handler")
+	if len(o.Subscribe) > 0 && (o.Downlinks == nil || !wild(o.Topics.Downlink)) {
+		return nil, errors.New("session: subscriptions need a downlink topic that ends in /# or /+ and a handler")
 	}
 	if o.When == nil {
 		o.When = func(r *bridge.Reading) time.Time { return r.Time }
@@ -132,6 +181,9 @@ func New(o Options) (*Session, error) {
 	if o.ReceiveMaximum == 0 {
 		o.ReceiveMaximum = 32
 	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 30 * time.Second
+	}
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = 10 * time.Second
 	}
@@ -144,13 +196,15 @@ func New(o Options) (*Session, error) {
 	o.Backoff = o.Backoff.withDefaults()
 	s := &Session{
 		opts:    o,
-		log:     o.Logger.With("connector", o.Connector, "client_id", o.ClientID),
+		log:     logger{o.Logger, o.Connector, o.ClientID},
 		window:  newWindow(int(o.ReceiveMaximum)),
 		wake:    make(chan struct{}, 1),
 		renew:   make(chan struct{}, 1),
 		trouble: "not connected to the broker yet",
 	}
-	s.window.changed = s.signal
+	if o.OnDemand {
+		s.idle, s.trouble = true, ""
+	}
 	s.window.downlinks = s.downlink
 	s.window.acked = func(packetID uint16) {
 		if o.Acked != nil {
@@ -158,7 +212,7 @@ func New(o Options) (*Session, error) {
 		}
 	}
 	s.window.onPuback = func(code byte, reason string) (bridge.Outcome, bool) {
-		o.Counts.puback(code)
+		o.Counts.code(pubackPacket, code)
 		out, reconnect := puback(code, s.scrub(reason))
 		if code == 0x87 && s.State().TokenExpires.IsZero() {
 			// No token can have run out, and the connection may be shared with
@@ -214,6 +268,7 @@ func (s *Session) Renew() {
 	case s.renew <- struct{}{}:
 	default:
 	}
+	s.signal()
 }
 
 // Trouble implements bridge.Uplink.
@@ -223,22 +278,44 @@ func (s *Session) Trouble() string { return s.State().Trouble }
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return State{Up: s.up, Trouble: s.trouble, TokenExpires: s.expires, LastError: s.last, LastErrorAt: s.lastAt}
+	return State{
+		Up: s.up, Idle: s.idle, Trouble: s.trouble, Alarm: s.alarm, TokenExpires: s.expires,
+		SessionExpiry: s.expiry, LastError: s.last, LastErrorAt: s.lastAt,
+	}
 }
 
 func (s *Session) setUp(c Credentials) {
 	s.mu.Lock()
-	s.up, s.trouble, s.expires = true, "", c.Expires
+	s.up, s.idle, s.alarm, s.trouble, s.expires = true, false, false, "", c.Expires
+	s.since = time.Now()
 	s.mu.Unlock()
 }
 
 // setDown notes the trouble and reports whether it is news.
-func (s *Session) setDown(trouble string) bool {
+func (s *Session) setDown(trouble string, alarm bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	news := s.up || kind(s.trouble) != kind(trouble)
-	s.up, s.trouble = false, trouble
+	s.up, s.idle, s.trouble, s.alarm = false, false, trouble, alarm
 	return news
+}
+
+// setIdle notes that the session is not connected and need not be.
+func (s *Session) setIdle() {
+	s.mu.Lock()
+	s.up, s.idle, s.alarm, s.trouble, s.expires = false, true, false, "", time.Time{}
+	s.mu.Unlock()
+}
+
+// lasted is how long the connection that has ended was up; 0 if it never was.
+func (s *Session) lasted() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since := s.since
+	if s.since = (time.Time{}); since.IsZero() {
+		return 0
+	}
+	return time.Since(since)
 }
 
 // note remembers an error, without secrets, for State.
@@ -269,45 +346,92 @@ func (s *Session) scrub(text string) string {
 	return text
 }
 
-// Run keeps the session connected until ctx is done, then disconnects in order
-// and returns nil. What is in flight then goes back to its source as lost.
+// Run keeps the session connected, or able to connect, until ctx is done, then
+// disconnects in order and returns nil. What is in flight then goes back to its
+// source as lost.
 func (s *Session) Run(ctx context.Context) error {
 	defer s.window.close()
-	for attempt := 1; ctx.Err() == nil; attempt++ {
-		began := time.Now()
-		l, err := s.open(ctx)
+	defer s.throttle.stop()
+	var past history
+	for s.wanted(ctx) {
+		l, err := s.openInTurn(ctx, false)
 		for err == nil && l != nil {
-			began = time.Now()
 			l, err = s.serve(ctx, l)
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		if time.Since(began) >= s.opts.Backoff.Stable {
-			attempt = 1
+		lasted := s.lasted()
+		if errors.Is(err, errIdle) {
+			past = history{thrown: past.thrown}
+			s.log.Debug("session idle: nothing to send", "was_up", lasted.Round(time.Millisecond))
+			continue
 		}
-		pause := s.opts.Backoff.wait(attempt, err)
+		s.opts.Counts.answer(err)
 		s.opts.Counts.reconnect(causeOf(err))
-		s.report(err, pause)
+		s.steer(err, lasted)
+		s.slowDown(err)
+		pause := past.pause(s.opts.Backoff, err, lasted)
+		s.report(past.explain(err), pause)
 		select {
 		case <-time.After(pause):
 		case <-s.renew:
 		case <-ctx.Done():
 		}
 	}
-	if s.setDown("the gateway is stopping") && s.opts.Down != nil {
+	if s.setDown("the gateway is stopping", false) && s.opts.Down != nil {
 		s.opts.Down(s)
 	}
 	return nil
+}
+
+// answered tells where the credentials came from what the broker said to them,
+// and says which key worked, if there are several, once per change.
+func (s *Session) answered(c Credentials, err error) {
+	re := asReason(err)
+	refused := re != nil && (re.Code == 0x86 || re.Code == 0x87)
+	if err == nil {
+		s.met = true
+		s.opts.Counts.code(connack, 0)
+	}
+	if c.Answered == nil || err != nil && !refused {
+		return
+	}
+	another := c.Answered(!refused)
+	switch {
+	case refused:
+		re.soon = another
+		if another && s.key != "" {
+			s.key = ""
+			s.log.Warn("the broker does not take this key any more, another one is tried", "key", c.Key, "error", re)
+		}
+	case c.Key != s.key:
+		s.key = c.Key
+		s.log.Info("the broker takes this key", "key", c.Key)
+	}
+}
+
+// slowDown makes the session one that sends little, if the broker asks for it.
+func (s *Session) slowDown(err error) {
+	if re := asReason(err); re != nil && re.Packet == packetNames[disconnect] && (re.Code == 0x96 || re.Code == 0x97) {
+		s.throttle.complaint(time.Now())
+	}
 }
 
 // report logs a failure once per change and at debug level when it repeats.
 func (s *Session) report(err error, pause time.Duration) {
 	text := s.scrub(err.Error())
 	s.note(text)
+	alarm := false
+	if re := asReason(err); re != nil {
+		alarm = react(re.Packet, re.Code).alarm && !re.soon
+	}
 	level := slog.LevelDebug
-	if s.setDown(text) {
+	if s.setDown(text, alarm) {
 		level = slog.LevelWarn
+		if alarm {
+			level = slog.LevelError
+		}
 		if s.opts.Down != nil {
 			s.opts.Down(s)
 		}

@@ -15,7 +15,7 @@ const strikesAllowed = 2
 // something that we sent: most likely one of the publishes in flight.
 func blamesPublish(code byte) bool {
 	switch code {
-	case 0x81, 0x82, 0x95: // malformed packet, protocol error, packet too large
+	case 0x81, 0x82, 0x90, 0x95, 0x99: // malformed packet, protocol error, topic name, packet too large, payload format
 		return true
 	}
 	return false
@@ -76,7 +76,7 @@ func (w *window) convict() (*flight, bridge.Outcome) {
 	if f == nil {
 		return nil, bridge.Outcome{}
 	}
-	delete(w.flights, f.packet.PacketID)
+	delete(w.flights, f.id)
 	code := w.lost.ReasonCode
 	return f, bridge.Outcome{
 		Kind: bridge.Refused, Code: code,

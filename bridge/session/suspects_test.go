@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,7 +83,7 @@ func TestPoison(t *testing.T) {
 
 func TestBlamesPublish(t *testing.T) {
 	for code := range 256 {
-		want := code == 0x81 || code == 0x82 || code == 0x95
+		want := slices.Contains([]int{0x81, 0x82, 0x90, 0x95, 0x99}, code)
 		if blamesPublish(byte(code)) != want {
 			t.Errorf("0x%02X", code)
 		}

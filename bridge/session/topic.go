@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,8 +14,16 @@ import (
 type Topics struct {
 	// Uplink is a device's topic; sub topics are appended.
 	Uplink string
-	// Downlink is a device's filter. It ends in "/#".
+	// Downlink is a device's filter. It ends in "/#" or "/+".
 	Downlink string
+	// Device is set if the session is one device's own: its topics need not name
+	// it then.
+	Device bridge.DeviceID
+}
+
+// wild reports whether a filter ends as Topics.Downlink must.
+func wild(filter string) bool {
+	return strings.HasSuffix(filter, "/#") || strings.HasSuffix(filter, "/+")
 }
 
 // Expand replaces {name} by its value in one pass, so that a value that looks
@@ -41,7 +50,18 @@ func (t Topics) filter(d bridge.DeviceID) string {
 
 // downlink takes a downlink's topic apart.
 func (t Topics) downlink(topic string) (d bridge.DeviceID, subtopic string, err error) {
-	pattern := strings.Split(strings.TrimSuffix(t.Downlink, "/#"), "/")
+	if t.Device != "" {
+		head := t.filter(t.Device)
+		rest, ok := strings.CutPrefix(topic, head[:len(head)-2])
+		if ok && rest != "" {
+			rest, ok = strings.CutPrefix(rest, "/")
+		}
+		if !ok {
+			return "", "", errors.New("downlink topic: not the one subscribed to")
+		}
+		return t.Device, rest, nil
+	}
+	pattern := strings.Split(t.Downlink[:len(t.Downlink)-2], "/") // without what wild looks for
 	rest := topic
 	for i, p := range pattern {
 		level, after, more := strings.Cut(rest, "/")

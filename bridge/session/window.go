@@ -2,52 +2,51 @@ package session
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"io"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
-	paholog "github.com/eclipse/paho.golang/paho/log"
-	pahosession "github.com/eclipse/paho.golang/paho/session"
 
 	"fieldbridge/bridge"
 )
 
 // window is the session state (MQTT v5 section 4.1): the publishes in flight
-// and the downlinks not yet acknowledged. It outlives connections. It
-// implements paho's SessionManager; paho calls it from its reading goroutine.
+// and the downlinks not yet acknowledged. It outlives connections.
 //
-// The calls go: ConAckReceived, then any of the others, then ConnectionLost, as
-// often as there are connections; close at the end.
+// The calls go: begin, then any of the others, then end, as often as there are
+// connections; close at the end.
 type window struct {
-	limit     int // our own bound of what is in flight
+	limit     int // our own bound of the publishes in flight
+	receive   int // and of the downlinks without their PUBACK
 	downlinks func(*packets.Publish) (handled bool)
 	onPuback  func(code byte, reason string) (bridge.Outcome, bool)
 	acked     func(packetID uint16) // a downlink's PUBACK has been written; called with mu held
-	changed   func()                // room or trouble: the pump should look again; never blocks
 
 	mu        sync.Mutex // guards what follows
-	conn      io.Writer  // nil while there is no connection
+	conn      *conn      // nil while there is no connection
 	max       int        // limit, or the server's Receive Maximum if lower
 	flights   map[uint16]*flight
+	most      int // flights there have been in the map
 	sent      int // flights sent on this connection
 	resend    []*flight
 	lastSeq   uint64
 	lastID    uint16
-	subs      map[uint16]chan<- packets.ControlPacket
-	reconnect bool // a PUBACK asked for it
+	subID     uint16 // of the SUBSCRIBE that has no answer yet, or 0
+	reconnect bool   // a PUBACK asked for it
 	acks      []*ack
 	lost      *packets.Disconnect // the server's DISCONNECT on this connection
 	suspects  suspects
+	single    bool // the broker asked for fewer publishes
 }
 
 // flight is a publish without its PUBACK.
 type flight struct {
+	message
+	id     uint16
 	seq    uint64
-	packet *packets.Publish
+	dup    bool
 	source bridge.Source
 	entry  *bridge.Entry
 	sentAt time.Time // on this connection; zero: not yet
@@ -64,32 +63,19 @@ type ack struct {
 const maxWindow = 60_000
 
 func newWindow(limit int) *window {
-	return &window{
-		limit:   min(limit, maxWindow),
-		flights: map[uint16]*flight{},
-		subs:    map[uint16]chan<- packets.ControlPacket{},
-		changed: func() {},
-		acked:   func(uint16) {},
-	}
+	return &window{limit: min(limit, maxWindow), receive: limit, acked: func(uint16) {}}
 }
 
-var errRefused = errors.New("refused")
-
-// ConAckReceived implements paho's SessionManager. With the session present,
-// what is in flight goes out again by publish, oldest first, with DUP and its
-// packet id (section 4.4); otherwise it is lost.
-func (w *window) ConAckReceived(conn io.Writer, _ *packets.Connect, ca *packets.Connack) error {
-	if ca.ReasonCode != 0 {
-		// A broker that knows MQTT 3.1.1 only refuses with its code 1, which
-		// paho takes for success.
-		return errRefused
-	}
+// begin takes over a connection that the server has accepted. With the session
+// present, what is in flight goes out again by resume, oldest first, with DUP and
+// its packet id (section 4.4); otherwise it is lost.
+func (w *window) begin(c *conn, ca *packets.Connack) {
 	w.mu.Lock()
 	culprit, verdict := w.convict()
 	if culprit != nil {
 		defer culprit.source.Resolve(culprit.entry, verdict)
 	}
-	w.conn, w.max, w.sent = conn, w.limit, 0
+	w.conn, w.max, w.sent, w.subID = c, w.limit, 0, 0
 	w.reconnect, w.lost = false, nil
 	if p := ca.Properties; p != nil && p.ReceiveMaximum != nil {
 		w.max = min(w.max, int(*p.ReceiveMaximum))
@@ -98,7 +84,7 @@ func (w *window) ConAckReceived(conn io.Writer, _ *packets.Connect, ca *packets.
 	if ca.SessionPresent {
 		for _, f := range inflight {
 			if !f.sentAt.IsZero() {
-				f.packet.Duplicate = true
+				f.dup = true
 			}
 			f.sentAt = time.Time{}
 		}
@@ -107,18 +93,20 @@ func (w *window) ConAckReceived(conn io.Writer, _ *packets.Connect, ca *packets.
 			a.seen = false
 		}
 		w.mu.Unlock()
-		return nil
+		return
 	}
-	w.flights, w.resend, w.acks = map[uint16]*flight{}, nil, nil
+	w.flights, w.resend, w.acks = nil, nil, nil
 	w.mu.Unlock()
 	for _, f := range inflight {
 		f.source.Resolve(f.entry, bridge.Outcome{Kind: bridge.Lost, Reason: "the broker lost the session"})
 	}
-	return nil
 }
 
 // ordered is called with mu held.
 func (w *window) ordered() []*flight {
+	if len(w.flights) == 0 {
+		return nil
+	}
 	fs := make([]*flight, 0, len(w.flights))
 	for _, f := range w.flights {
 		fs = append(fs, f)
@@ -127,20 +115,12 @@ func (w *window) ordered() []*flight {
 	return fs
 }
 
-// ConnectionLost implements paho's SessionManager.
-func (w *window) ConnectionLost(d *packets.Disconnect) error {
+// end notes that the connection is no more, and the server's DISCONNECT if there
+// was one.
+func (w *window) end(d *packets.Disconnect) {
 	w.mu.Lock()
-	w.conn = nil
-	if d != nil {
-		w.lost = d
-	}
-	subs := w.subs
-	w.subs = map[uint16]chan<- packets.ControlPacket{}
-	w.mu.Unlock()
-	for _, c := range subs {
-		c <- packets.ControlPacket{}
-	}
-	return nil
+	defer w.mu.Unlock()
+	w.conn, w.lost = nil, d
 }
 
 // resume sends again, as far as there is room, what was in flight when the last
@@ -152,7 +132,7 @@ func (w *window) resume(now time.Time) bool {
 	for len(w.resend) > 0 && conn != nil && w.sent < w.allowed() {
 		f := w.resend[0]
 		w.resend = w.resend[1:]
-		if w.flights[f.packet.PacketID] != f {
+		if w.flights[f.id] != f {
 			continue // acknowledged by now
 		}
 		w.sent++
@@ -162,7 +142,7 @@ func (w *window) resume(now time.Time) bool {
 	all := len(w.resend) == 0
 	w.mu.Unlock()
 	for _, f := range again {
-		_, _ = f.packet.WriteTo(conn) // the connection notes its errors
+		conn.publish(&f.message, f.id, f.dup, 0)
 	}
 	return all
 }
@@ -179,21 +159,32 @@ func (w *window) room() int {
 
 // allowed is how many publishes may be in flight. It is called with mu held.
 func (w *window) allowed() int {
-	if w.suspects.any() {
+	if w.single || w.suspects.any() {
 		return 1
 	}
 	return w.max
 }
 
-// publish sends an entry. The caller has asked for room before and is the only
-// one who publishes, so the order of sending is that of the calls. The write is
-// made without the mutex: PUBACKs come in meanwhile.
-func (w *window) publish(p *packets.Publish, src bridge.Source, e *bridge.Entry, now time.Time) {
+// oneAtATime sets whether no more than one publish may be in flight.
+func (w *window) oneAtATime(single bool) {
+	w.mu.Lock()
+	w.single = single
+	w.mu.Unlock()
+}
+
+// publish sends a reading in a packet of at most limit bytes, 0 for no limit. The
+// caller has asked for room before and is the only one who publishes, so the
+// order of sending is that of the calls. The write is made without the mutex:
+// PUBACKs come in meanwhile.
+func (w *window) publish(f *flight, limit int, now time.Time) {
 	w.mu.Lock()
 	w.lastSeq++
-	p.PacketID = w.freeID()
-	f := &flight{seq: w.lastSeq, packet: p, source: src, entry: e}
-	w.flights[p.PacketID] = f
+	f.seq, f.id = w.lastSeq, w.freeID()
+	if w.flights == nil {
+		w.flights = map[uint16]*flight{}
+	}
+	w.flights[f.id] = f
+	w.most = max(w.most, len(w.flights))
 	if w.conn == nil {
 		// The connection ended since. The flight is resent or lost with the next.
 		w.resend = append(w.resend, f)
@@ -204,7 +195,7 @@ func (w *window) publish(p *packets.Publish, src bridge.Source, e *bridge.Entry,
 	w.sent++
 	conn := w.conn
 	w.mu.Unlock()
-	_, _ = p.WriteTo(conn) // the connection notes its errors
+	conn.publish(&f.message, f.id, false, limit)
 }
 
 // freeID is called with mu held. The window is smaller than the id space, so
@@ -216,8 +207,7 @@ func (w *window) freeID() uint16 {
 			continue
 		}
 		_, flying := w.flights[w.lastID]
-		_, subscribing := w.subs[w.lastID]
-		if !flying && !subscribing {
+		if !flying && w.lastID != w.subID {
 			return w.lastID
 		}
 	}
@@ -257,79 +247,79 @@ func (w *window) disconnected() *packets.Disconnect {
 	return w.lost
 }
 
-// AddToSession implements paho's SessionManager; paho.Client.Subscribe uses it.
-func (w *window) AddToSession(_ context.Context, p pahosession.Packet, resp chan<- packets.ControlPacket) error {
+// subscribing returns a packet id for a SUBSCRIBE, one at a time.
+func (w *window) subscribing() uint16 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conn == nil {
-		return pahosession.ErrNoConnection
-	}
-	if p.Type() == packets.PUBLISH {
-		return errors.New("publish: goes through the window, not through paho")
-	}
-	id := w.freeID()
-	p.SetIdentifier(id)
-	w.subs[id] = resp
-	return nil
+	w.subID = w.freeID()
+	return w.subID
 }
 
-// PacketReceived implements paho's SessionManager.
-func (w *window) PacketReceived(p *packets.ControlPacket, _ chan<- *packets.Publish) error {
-	switch c := p.Content.(type) {
-	case *packets.Puback:
-		w.acknowledged(c)
-	case *packets.Publish:
-		w.received(c)
-	case *packets.Suback, *packets.Unsuback:
-		id := p.PacketID()
-		w.mu.Lock()
-		resp := w.subs[id]
-		delete(w.subs, id)
-		w.mu.Unlock()
-		if resp != nil {
-			resp <- *p
-		}
-	}
-	return nil
-}
-
-func (w *window) acknowledged(p *packets.Puback) {
-	reason := ""
-	if p.Properties != nil {
-		reason = p.Properties.ReasonString
-	}
+// subscribed reports whether a SUBACK or UNSUBACK with this id is awaited, once.
+func (w *window) subscribed(id uint16) bool {
 	w.mu.Lock()
-	f := w.flights[p.PacketID]
+	defer w.mu.Unlock()
+	if id == 0 || id != w.subID {
+		return false
+	}
+	w.subID = 0
+	return true
+}
+
+// keptFlights is how large a map may be kept for a session that is idle: a map
+// does not shrink by itself.
+const keptFlights = 64
+
+// acknowledged takes a PUBACK in.
+func (w *window) acknowledged(id uint16, code byte, reason string) {
+	w.mu.Lock()
+	f := w.flights[id]
 	if f == nil {
 		w.mu.Unlock()
 		return // not ours, or answered twice
 	}
-	delete(w.flights, p.PacketID)
+	if delete(w.flights, id); len(w.flights) == 0 && w.most > keptFlights {
+		w.flights, w.most = nil, 0
+	}
 	w.suspects.clear(f)
 	if !f.sentAt.IsZero() {
 		w.sent--
+		if code < 0x80 && w.conn != nil {
+			w.conn.aliases.confirm(f.topic, id)
+		}
 	}
-	o, reconnect := w.onPuback(p.ReasonCode, reason)
+	o, reconnect := w.onPuback(code, reason)
 	w.reconnect = w.reconnect || reconnect
 	w.mu.Unlock()
 	f.source.Resolve(f.entry, o)
-	w.changed()
 }
 
 // received hands a downlink on. Its PUBACK goes out when delivered is called
-// for it and for all that came before (section 4.6).
-func (w *window) received(p *packets.Publish) {
+// for it and for all that came before (section 4.6). It returns an error if the
+// server sends more than it was told to (section 3.3.4).
+func (w *window) received(p *packets.Publish) error {
 	w.mu.Lock()
 	if w.again(p) {
 		w.mu.Unlock()
 		w.flushAcks()
-		return
+		return nil
+	}
+	seen := 0
+	for _, a := range w.acks {
+		if a.seen {
+			seen++
+		}
+	}
+	if seen >= w.receive {
+		w.mu.Unlock()
+		return &violation{0x93, fmt.Sprintf("the broker sent more downlinks at once than the %d that it was told", w.receive)}
 	}
 	w.acks = append(w.acks, &ack{packet: p, seen: true})
 	w.mu.Unlock()
 	if !w.downlinks(p) {
 		w.delivered(p)
 	}
+	return nil
 }
 
 // again reports whether p is a downlink that is with us already: sent again
@@ -380,15 +370,17 @@ func (w *window) flushAcks() {
 		if !a.done || !a.seen || w.conn == nil {
 			break
 		}
-		pa := packets.Puback{PacketID: a.packet.PacketID, Properties: &packets.Properties{}}
-		cp := packets.ControlPacket{FixedHeader: packets.FixedHeader{Type: packets.PUBACK}, Content: &pa}
-		if _, err := cp.WriteTo(w.conn); err != nil {
-			break
+		// Without a reason code it stands for 0x00 (section 3.4.2.1). At QoS 2,
+		// which nothing here asks for, PUBREC takes its place.
+		kind := packets.PUBACK
+		if a.packet.QoS == 2 {
+			kind = packets.PUBREC
 		}
+		w.conn.packet(kind<<4, 2, byte(a.packet.PacketID>>8), byte(a.packet.PacketID))
 		sent = append(sent, a.packet.PacketID)
 	}
 	// A connection gathers packets, so only this tells whether they are out.
-	if c, ok := w.conn.(interface{ sync() error }); ok && len(sent) > 0 && c.sync() != nil {
+	if len(sent) > 0 && w.conn.sync() != nil {
 		sent = nil // the broker repeats them on the next connection
 	}
 	clear(w.acks[:len(sent)])
@@ -404,23 +396,9 @@ func (w *window) flushAcks() {
 func (w *window) close() {
 	w.mu.Lock()
 	inflight := w.ordered()
-	w.flights, w.resend = map[uint16]*flight{}, nil
+	w.flights, w.resend = nil, nil
 	w.mu.Unlock()
 	for _, f := range inflight {
 		f.source.Resolve(f.entry, bridge.Outcome{Kind: bridge.Lost, Reason: "the gateway is stopping"})
 	}
 }
-
-// Ack implements paho's SessionManager. Downlinks are acknowledged by
-// delivered, so there is nothing to do when paho's handlers return.
-func (w *window) Ack(*packets.Publish) error { return nil }
-
-// Close implements paho's SessionManager; paho does not call it for a state
-// that was given to it.
-func (w *window) Close() error { return nil }
-
-// SetErrorLogger implements paho's SessionManager.
-func (w *window) SetErrorLogger(paholog.Logger) {}
-
-// SetDebugLogger implements paho's SessionManager.
-func (w *window) SetDebugLogger(paholog.Logger) {}

@@ -97,6 +97,7 @@ type DB struct {
 	use     usage     // what is committed
 	stats   Stats     // the counts that only grow
 	trusted time.Time // the last trusted time
+	limits  *Limits   // for the writer to adopt; nil: nothing new
 	foreign bool      // somebody else has written since Changed
 
 	wake   chan struct{} // capacity 1: there is something in queue, or closed is set

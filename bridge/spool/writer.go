@@ -165,6 +165,7 @@ func (d *DB) take() (batch []*op, closed bool) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.adopt()
 	n := b.fit(d.queue)
 	batch = append(batch, d.queue[:n]...)
 	clear(d.queue[:n])

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -9,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -28,8 +30,12 @@ const (
 
 // Options says what a Signer writes into its tokens.
 type Options struct {
-	// Device becomes the claim sub.
-	Device bridge.DeviceID
+	// Device becomes the claim sub, unless Subject does.
+	Device  bridge.DeviceID
+	Subject string
+	// Claims are further ones, as encoding/json takes them. They must not be
+	// changed afterwards, and cannot replace iat, exp, aud and sub.
+	Claims map[string]any
 	// Audience becomes the claim aud, one string: the connector's template with
 	// the device id filled in.
 	Audience string
@@ -54,7 +60,8 @@ type Signer struct {
 	key      crypto.Signer
 	method   jwt.SigningMethod
 	kid      string
-	device   string
+	subject  string
+	claims   map[string]any
 	audience string
 	lifetime time.Duration
 	now      func() time.Time
@@ -66,7 +73,8 @@ type Signer struct {
 func NewSigner(key crypto.Signer, o Options) (*Signer, error) {
 	s := &Signer{
 		key:      key,
-		device:   string(o.Device),
+		subject:  cmp.Or(o.Subject, string(o.Device)),
+		claims:   o.Claims,
 		audience: o.Audience,
 		lifetime: o.Lifetime.Truncate(time.Second),
 		now:      o.Now,
@@ -117,12 +125,13 @@ func (s *Signer) Algorithm() string { return s.method.Alg() }
 func (s *Signer) Mint() (Token, error) {
 	issued := s.now().Truncate(time.Second)
 	expires := issued.Add(s.lifetime)
-	t := jwt.NewWithClaims(s.method, jwt.MapClaims{
-		"iat": issued.Unix(),
-		"exp": expires.Unix(),
-		"aud": s.audience, // a map keeps it one string; RegisteredClaims would write an array
-		"sub": s.device,
-	})
+	claims := make(jwt.MapClaims, len(s.claims)+4)
+	maps.Copy(claims, s.claims)
+	claims["iat"] = issued.Unix()
+	claims["exp"] = expires.Unix()
+	claims["aud"] = s.audience // a map keeps it one string; RegisteredClaims would write an array
+	claims["sub"] = s.subject
+	t := jwt.NewWithClaims(s.method, claims)
 	if s.kid != "" {
 		t.Header["kid"] = s.kid
 	}
@@ -133,13 +142,17 @@ func (s *Signer) Mint() (Token, error) {
 	return Token{Value: bridge.NewSecret(signed), IssuedAt: issued, Expires: expires}, nil
 }
 
-// RenewAt picks when to replace t: a random moment in the last fifth of its
-// life, so that many devices that started together do not renew together, but
-// with a tenth of the life and at least 500 ms left for the reconnect. r returns
-// numbers in [0, 1), as math/rand/v2.Float64 does.
+// Skew is how far this machine's clock may be behind the broker's: so long before
+// its end, by our clock, a token of this life is renewed at the latest. It is a
+// tenth of the life and at least 500 ms; the reconnect must fit in, too.
+func Skew(life time.Duration) time.Duration { return max(life/10, 500*time.Millisecond) }
+
+// RenewAt picks when to replace t: a random moment in the last fifth of its life
+// less Skew, so that many devices that started together do not renew together.
+// r returns numbers in [0, 1), as math/rand/v2.Float64 does.
 func RenewAt(t Token, r func() float64) time.Time {
 	life := t.Expires.Sub(t.IssuedAt)
-	end := life - max(life/10, 500*time.Millisecond)
+	end := life - Skew(life)
 	if end <= 0 {
 		return t.IssuedAt.Add(life / 2)
 	}

@@ -56,7 +56,7 @@ func runBroker(c *cobra.Command, f brokerFlags) error {
 	if _, _, err := net.SplitHostPort(f.listen); err != nil {
 		return usagef("--listen: %w", err)
 	}
-	o, err := f.options()
+	o, several, err := f.options()
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,11 @@ func runBroker(c *cobra.Command, f brokerFlags) error {
 		return err
 	}
 	defer b.Close()
+	for device, keys := range several {
+		if err := b.SetDevice(device, keys...); err != nil {
+			return fmt.Errorf("device %s: %w", device, err)
+		}
+	}
 	sub := b.Subscribe()
 	addr, err := b.Listen(f.listen, tlsConf)
 	if err != nil {
@@ -94,47 +99,51 @@ func runBroker(c *cobra.Command, f brokerFlags) error {
 	}
 }
 
+// publicKeys are the keys of devices that have more than one.
+type publicKeys map[bridge.DeviceID][]crypto.PublicKey
+
 // options gathers who may connect.
-func (f brokerFlags) options() (devbroker.Options, error) {
+func (f brokerFlags) options() (devbroker.Options, publicKeys, error) {
+	several := publicKeys{}
 	o := devbroker.Options{
 		Audience:   f.audience,
 		Devices:    map[bridge.DeviceID]crypto.PublicKey{},
 		Connectors: map[string]bridge.Secret{},
 	}
 	if f.config != "" {
-		if err := fromConfig(f.config, &o); err != nil {
-			return o, err
+		if err := fromConfig(f.config, &o, several); err != nil {
+			return o, nil, err
 		}
 	}
 	for id, file := range f.devices {
 		device, err := bridge.ParseDeviceID(id)
 		if err != nil {
-			return o, usagef("--device: %w", err)
+			return o, nil, usagef("--device: %w", err)
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return o, usagef("--device %s: %w", id, err)
+			return o, nil, usagef("--device %s: %w", id, err)
 		}
 		if o.Devices[device], err = token.ParsePublicKey(data); err != nil {
-			return o, usagef("--device %s: %s: %w", id, file, err)
+			return o, nil, usagef("--device %s: %s: %w", id, file, err)
 		}
 	}
 	for id, file := range f.connectors {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return o, usagef("--connector %s: %w", id, err)
+			return o, nil, usagef("--connector %s: %w", id, err)
 		}
 		o.Connectors[id] = bridge.NewSecret(strings.TrimRight(string(data), "\r\n"))
 	}
 	if len(o.Devices)+len(o.Connectors) == 0 {
-		return o, usagef("nobody could connect: give --config, --device or --connector")
+		return o, nil, usagef("nobody could connect: give --config, --device or --connector")
 	}
-	return o, nil
+	return o, several, nil
 }
 
 // fromConfig adds the devices, with the public halves of their keys, and the
 // connectors of a configuration.
-func fromConfig(path string, o *devbroker.Options) error {
+func fromConfig(path string, o *devbroker.Options, several publicKeys) error {
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err
@@ -145,11 +154,18 @@ func fromConfig(path string, o *devbroker.Options) error {
 		if c.Auth != config.AuthDeviceCredentials {
 			continue
 		}
-		key, err := token.ParsePrivateKey([]byte(d.KeyPEM.Reveal()))
-		if err != nil {
-			return usagef("%s: %w", d.KeyFile, err)
+		for i, k := range d.Keys() {
+			key, err := token.ParsePrivateKey([]byte(k.PEM.Reveal()))
+			if err != nil {
+				return usagef("%s: %w", k.File, err)
+			}
+			if i == 0 {
+				o.Devices[d.ID] = key.Public()
+			}
+			if len(d.NextKeys) > 0 {
+				several[d.ID] = append(several[d.ID], key.Public())
+			}
 		}
-		o.Devices[d.ID] = key.Public()
 		audience := strings.ReplaceAll(c.Token.Audience, "{connector}", c.Name)
 		switch {
 		case o.Audience == "":
@@ -159,7 +175,7 @@ func fromConfig(path string, o *devbroker.Options) error {
 		}
 	}
 	for _, c := range cfg.Connectors {
-		if c.Auth == config.AuthUplinkSecret {
+		if c.Auth == config.AuthUplinkSecret && !c.Secret.IsZero() {
 			o.Connectors[c.ID] = c.Secret
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ moment, because the client id is the same.`,
 			if err != nil {
 				return err
 			}
-			keys, err := validate(cfg)
+			keys, err := validate(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
@@ -98,7 +99,7 @@ func checkLive(ctx context.Context, out io.Writer, w *wiring) error {
 // probeSession picks a session of the connector: the shared one or that of its
 // first device. It returns nil if there is none.
 func probeSession(w *wiring, c *config.Connector) (s *session.Session, as string, err error) {
-	if c.Auth == config.AuthUplinkSecret {
+	if !c.PerDevice {
 		s, err = w.sharedSession(c)
 		return s, "", err
 	}
@@ -114,8 +115,8 @@ func probeSession(w *wiring, c *config.Connector) (s *session.Session, as string
 // validate checks what the configuration package leaves to others, the keys of
 // devices and the details of serial ports, and reports every mistake at once, as
 // a *config.Errors.
-func validate(cfg *config.Config) (map[bridge.DeviceID]*token.Signer, error) {
-	keys, err := signers(cfg)
+func validate(cfg *config.Config, log *slog.Logger) (map[bridge.DeviceID]*token.Ring, error) {
+	keys, err := signers(cfg, log)
 	var all config.Errors
 	for _, err := range []error{err, serialMistakes(cfg)} {
 		var some *config.Errors

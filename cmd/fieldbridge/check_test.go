@@ -42,7 +42,7 @@ device = "nobody"
 		`:1: gatewy: unknown key (did you mean "gateway"?)`,
 		`:2: ack_timeout: "soon" is not a duration`,
 		`:4: http.listen: "0.0.0.0:8080"`,
-		`:7: connector[0].broker: does not start with mqtt://`,
+		`:7: connector[0].broker: does not start with mqtts://`,
 		`:10: connector[0].secret_file: `,
 		`:12: device[0].id: `,
 		`:13: device[0].connector: no connector is named "yrad" (did you mean "yard"?)`,

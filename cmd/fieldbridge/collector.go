@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ type collector struct {
 
 	inMemory, spooledTotal                                  *prometheus.Desc
 	pubacks, sessions, reconnects, tokenExpiry              *prometheus.Desc
+	codes, alarms                                           *prometheus.Desc
 	spoolReadings, spoolBytes, spoolOldest, spoolDownlinks  *prometheus.Desc
 	spoolWritten, spoolDropped, spoolDamaged, spoolSalvaged *prometheus.Desc
 	deadLetters, deadDropped                                *prometheus.Desc
@@ -38,7 +40,9 @@ func newCollector(g *gateway, m *metrics) *collector {
 		spooledTotal: desc("readings_spooled_total", "Readings that were written to the spool."),
 
 		pubacks:     desc("puback_total", "PUBACKs of readings, by reason code.", "code"),
-		sessions:    desc("sessions", "MQTT sessions, by whether they are connected.", "connector", "state"),
+		sessions:    desc("sessions", "MQTT sessions, by whether they are connected; idle: on demand, and not needed now.", "connector", "state"),
+		codes:       desc("reason_codes_total", "Answers and disconnects of the broker, by packet and reason code.", "packet", "code"),
+		alarms:      desc("session_alarms", "MQTT sessions that are down until a person changes something, here or at the broker.", "connector"),
 		reconnects:  desc("reconnects_total", "Connects after the first one, also those that failed, by what made them necessary.", "connector", "reason"),
 		tokenExpiry: desc("token_expiry_seconds", "Time until the first of the tokens in use expires; below zero once it has.", "connector"),
 
@@ -69,7 +73,7 @@ func newCollector(g *gateway, m *metrics) *collector {
 
 func (c *collector) descs() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		c.inMemory, c.spooledTotal, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry,
+		c.inMemory, c.spooledTotal, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry, c.codes, c.alarms,
 		c.spoolReadings, c.spoolBytes, c.spoolOldest, c.spoolDownlinks,
 		c.spoolWritten, c.spoolDropped, c.spoolDamaged, c.spoolSalvaged, c.deadLetters, c.deadDropped,
 		c.serialFrames, c.serialUp, c.serialDropped, c.serialPolls, c.modbusRequests, c.modbusPolls, c.clockTrusted,
@@ -102,7 +106,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s.gauge(c.inMemory, float64(c.g.bridge.Held()))
 	c.ofSessions(s)
 	c.ofSpool(s, trusted)
-	for name, port := range c.g.ports {
+	for name, port := range c.g.now().ports {
 		st := port.Stats()
 		s.gauge(c.serialUp, oneIf(st.Up), name)
 		s.count(c.serialFrames, float64(st.FramesGood), name, "good")
@@ -146,40 +150,65 @@ func oneIf(yes bool) float64 {
 // ofSessions adds up what the sessions of each connector say.
 func (c *collector) ofSessions(s samples) {
 	type sum struct {
-		up, down int
-		expires  time.Time // the nearest; zero: none does
+		up, down, idle, alarms int
+		expires                time.Time // the nearest; zero: none does
 	}
 	sums := map[string]sum{}
-	for _, one := range c.g.sessions {
+	l := c.g.now()
+	for _, one := range l.sessions {
 		state, of := one.State(), sums[one.Connector()]
-		if state.Up {
+		switch {
+		case state.Up:
 			of.up++
-		} else {
+		case state.Idle:
+			of.idle++
+		default:
 			of.down++
+		}
+		if state.Alarm {
+			of.alarms++
 		}
 		if e := state.TokenExpires; !e.IsZero() && (of.expires.IsZero() || e.Before(of.expires)) {
 			of.expires = e
 		}
 		sums[one.Connector()] = of
 	}
-	var pubacks [256]uint64
-	for connector, counts := range c.m.sessions {
+	codes := map[string]*[256]uint64{}
+	for connector, counts := range c.m.allCounts() {
 		of := sums[connector]
-		s.gauge(c.sessions, float64(of.up), connector, "up")
-		s.gauge(c.sessions, float64(of.down), connector, "down")
+		// One that is not configured any more keeps its counts: they are added up.
+		if l.cfg.Connector(connector) != nil {
+			s.gauge(c.sessions, float64(of.up), connector, "up")
+			s.gauge(c.sessions, float64(of.down), connector, "down")
+			s.gauge(c.sessions, float64(of.idle), connector, "idle")
+			s.gauge(c.alarms, float64(of.alarms), connector)
+		}
 		if !of.expires.IsZero() {
 			s.gauge(c.tokenExpiry, time.Until(of.expires).Seconds(), connector)
 		}
 		for why, n := range counts.Reconnects() {
 			s.count(c.reconnects, float64(n), connector, why.String())
 		}
-		for code, n := range counts.Pubacks() {
-			pubacks[code] += n
+		for packet, came := range counts.Codes() {
+			if codes[packet] == nil {
+				codes[packet] = &[256]uint64{}
+			}
+			for code, n := range came {
+				codes[packet][code] += n
+			}
 		}
 	}
-	for code, n := range pubacks {
-		if n > 0 || code == 0 { // a rate needs a zero to start from
-			s.count(c.pubacks, float64(n), fmt.Sprintf("0x%02X", code))
+	for packet, sums := range codes {
+		for code, n := range sums {
+			// A rate needs a zero to start from; no DISCONNECT is expected.
+			if n == 0 && (code != 0 || packet == "DISCONNECT") {
+				continue
+			}
+			name := fmt.Sprintf("0x%02X", code)
+			s.count(c.codes, float64(n), strings.ToLower(packet), name)
+			if packet == "PUBACK" {
+				s.count(c.pubacks, float64(n), name)
+			}
 		}
 	}
 }

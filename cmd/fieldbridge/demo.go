@@ -84,7 +84,7 @@ func (parts *demoParts) demo(ctx context.Context, out io.Writer, limit time.Dura
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	parts.httpAddr = g.http.Addr().String()
+	parts.httpAddr = g.now().http.Addr().String()
 
 	d := &demo{parts: parts, print: newDemoPrinter(out)}
 	d.print.head(parts)

@@ -8,15 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
-	"fieldbridge/adapters/rest"
-	"fieldbridge/adapters/webhook"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/clock"
 	"fieldbridge/bridge/config"
@@ -34,34 +31,44 @@ const (
 
 // gateway is the daemon: everything that a configuration asks for, wired.
 type gateway struct {
-	log      *slog.Logger
-	spool    *spool.DB
-	clock    *clock.Clock
-	bridge   *bridge.Bridge
-	metrics  *metrics
-	http     *rest.Server
-	ports    map[string]*line
-	hooks    map[string]*webhook.Target // by URL
-	sessions []*session.Session
-	states   *states
+	log     *slog.Logger
+	reset   func(*config.Config) // sets what is the process's; nil: nothing is
+	spool   *spool.DB
+	clock   *clock.Clock
+	bridge  *bridge.Bridge
+	metrics *metrics
+	room    *room                       // of the spool
+	looked  atomic.Pointer[spool.Stats] // the spool as of a moment ago; never nil
 
-	maxBytes int64                       // of the spool
-	room     *room                       // of the spool
-	looked   atomic.Pointer[spool.Stats] // the spool as of a moment ago; never nil
+	began    *config.Config         // what it was started with
+	current  atomic.Pointer[lineup] // what runs; never nil
+	requests chan reloadRequest     // capacity 0
+
+	// What follows belongs to the goroutine of run.
+	core, intake *crew // sessions, and what takes readings in
+	running      map[*session.Session]*part
+	reading      map[*line]*part
+	serving      *part
 }
+
+// now is what runs.
+func (g *gateway) now() *lineup { return g.current.Load() }
 
 // newGateway builds a gateway, opens its spool and binds its HTTP listener.
 // Nothing runs before run; nothing needs a broker, a port or the right time to
 // be there. Who does not call run calls close.
 func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
-	keys, err := validate(cfg)
+	keys, err := validate(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{log: log, ports: map[string]*line{}, hooks: map[string]*webhook.Target{}}
+	g := &gateway{
+		log: log, room: &room{}, began: cfg, requests: make(chan reloadRequest),
+		core: newCrew(), intake: newCrew(),
+		running: map[*session.Session]*part{}, reading: map[*line]*part{},
+	}
+	g.current.Store(newLineup(g, cfg))
 	g.metrics = newMetrics(cfg, g)
-	g.states = newStates(g, cfg)
-	g.maxBytes, g.room = cfg.Spool.MaxBytes, &room{}
 	defer func() {
 		if err != nil {
 			g.close()
@@ -75,28 +82,17 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
 		Stamp:    g.stamp, Published: g.metrics.published,
 	})
-	w := &wiring{
-		cfg: cfg, signers: keys, log: log, downlinks: g.bridge.Downlink,
-		acked:     g.spool.DownlinkAcked,
-		forgotten: g.spool.SessionLost,
-		down:      func(s *session.Session) { g.bridge.LinkDown(s) },
-		trusted:   g.trusted,
-		when:      g.when,
-		metrics:   g.metrics,
-	}
-	if err := g.connect(w); err != nil {
+	next, err := g.prepare(cfg, keys, diff(&layout{}, newLayout(cfg)))
+	if err != nil {
 		return nil, err
 	}
-	slices.Sort(g.states.listed)
-	intake := countingIntake{g.bridge, g.metrics}
-	for _, s := range cfg.Serials {
-		p, err := newLine(s, lineOptions{to: intake, log: log, timeKnown: func() bool { return g.clock.State().Trusted }})
-		if err != nil {
-			return nil, err
-		}
-		g.ports[s.Name] = p
+	// From nothing to this configuration is a change like any other.
+	if err := g.bridge.Change(next.changes()); err != nil {
+		next.discard()
+		return nil, err
 	}
-	if err := g.route(cfg); err != nil {
+	g.current.Store(next.lineup)
+	if err := g.bridge.Reroute(next.routes()); err != nil {
 		return nil, err
 	}
 	strangers, err := g.bridge.Recover()
@@ -106,13 +102,6 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	if strangers > 0 {
 		log.Warn("the spool holds readings of devices that are not configured: they wait until their device is back, or max_age",
 			"readings", strangers)
-	}
-	g.http, err = rest.New(rest.Options{
-		Listen: cfg.HTTP.Listen, MaxBody: cfg.HTTP.MaxBody, Logger: log, Ready: g.ready,
-		Metrics: g.metrics.handler(log), States: g.states,
-	}, intake)
-	if err != nil {
-		return nil, fmt.Errorf("http: %w", err)
 	}
 	return g, nil
 }
@@ -137,6 +126,9 @@ func (g *gateway) openSpool(cfg *config.Config) (err error) {
 	})
 	return nil
 }
+
+// timeKnown reports whether the wall clock can be trusted now.
+func (g *gateway) timeKnown() bool { return g.clock.State().Trusted }
 
 // trusted says why no token may be minted now, or nil.
 func (g *gateway) trusted() error {
@@ -168,86 +160,12 @@ func (g *gateway) when(r *bridge.Reading) time.Time {
 
 // close releases what newGateway has opened.
 func (g *gateway) close() {
-	if g.http != nil {
-		_ = g.http.Close()
-	}
-	for _, t := range g.hooks {
-		t.Close()
-	}
+	g.now().close()
 	if g.spool != nil {
 		if err := g.spool.Close(); err != nil {
 			g.log.Error("spool not closed in order", "error", err)
 		}
 	}
-}
-
-// connect gives every device its session.
-func (g *gateway) connect(w *wiring) error {
-	for i := range w.cfg.Connectors {
-		c := &w.cfg.Connectors[i]
-		var shared *session.Session
-		if c.Auth == config.AuthUplinkSecret {
-			s, err := w.sharedSession(c)
-			if err != nil {
-				return err
-			}
-			g.sessions = append(g.sessions, s)
-			shared = s
-		}
-		for _, d := range w.cfg.Devices {
-			if d.ConnectorName != c.Name {
-				continue
-			}
-			s := shared
-			if s == nil {
-				var err error
-				if s, err = w.deviceSession(c, d); err != nil {
-					return err
-				}
-				g.sessions = append(g.sessions, s)
-			}
-			g.states.carry(d.ID, s, shared == nil)
-			if err := g.bridge.Connect(d.ID, bridge.Connection{
-				Uplink: s, MaxPayload: c.MaxPayload, SpoolFirst: d.Durability == config.DurabilityAlways,
-			}); err != nil {
-				return err
-			}
-		}
-		if c.AnyDevice {
-			g.states.others = shared
-			g.bridge.ConnectOthers(bridge.Connection{
-				Uplink: shared, MaxPayload: c.MaxPayload, SpoolFirst: w.cfg.Durability == config.DurabilityAlways,
-			})
-		}
-	}
-	return nil
-}
-
-// route tells where downlinks go. One target per URL or port keeps the order of
-// what goes there.
-func (g *gateway) route(cfg *config.Config) error {
-	for _, d := range cfg.Devices {
-		for _, dl := range d.Downlinks {
-			r := bridge.Route{Filter: dl.Subtopic}
-			if dl.Serial != "" {
-				r.Target, r.To = "serial "+dl.Serial, g.metrics.counted(targetSerial, g.ports[dl.Serial])
-			} else {
-				t := g.hooks[dl.Webhook]
-				if t == nil {
-					var err error
-					if t, err = webhook.New(webhook.Options{URL: dl.Webhook, Logger: g.log}); err != nil {
-						return err
-					}
-					g.hooks[dl.Webhook] = t
-				}
-				r.Target, r.To = webhookName(dl.Webhook), g.metrics.counted(targetWebhook, t)
-			}
-			if err := g.bridge.Route(d.ID, r); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // webhookName names a webhook in the spool and for people: where it is, without
@@ -273,19 +191,25 @@ func (g *gateway) run(ctx context.Context) error {
 	core.Go(func() error { return g.followClock(inner) })
 	core.Go(func() error { return g.followSpool(inner) })
 	core.Go(func() error { return g.bridge.Run(inner) })
-	for _, s := range g.sessions {
-		core.Go(func() error { return s.Run(inner) })
+	// Sessions end after what takes readings in.
+	intakeCtx, stopIntake := context.WithCancel(ctx)
+	defer stopIntake()
+	l := g.now()
+	for _, s := range l.sessions {
+		g.running[s] = g.core.start(inner, s.Run)
 	}
-
-	intake, intakeCtx := errgroup.WithContext(ctx)
-	intake.Go(func() error { return g.http.Run(intakeCtx) })
-	for _, p := range g.ports {
-		intake.Go(func() error { return p.Run(intakeCtx) })
+	g.serving = g.intake.start(intakeCtx, l.http.Run)
+	for _, p := range l.ports {
+		g.reading[p] = g.intake.start(intakeCtx, p.Run)
 	}
-	g.log.Info("ready", "http", g.http.Addr().String(), "sessions", len(g.sessions), "ports", len(g.ports))
+	g.log.Info("ready", "http", l.http.Addr().String(), "sessions", len(l.sessions), "ports", len(l.ports))
 	notify(g.log, sd.SdNotifyReady)
 
-	err := intake.Wait()
+	err := g.serve(contexts{intakeCtx, inner})
+	stopIntake()
+	if werr := g.intake.wait(); err == nil {
+		err = werr
+	}
 	notify(g.log, sd.SdNotifyStopping)
 	dctx, cancel := context.WithTimeout(inner, drainTimeout)
 	_ = g.bridge.Drain(dctx) // what is left is flushed
@@ -296,11 +220,27 @@ func (g *gateway) run(ctx context.Context) error {
 		g.log.Error("not all readings could be stored, what is in memory is lost", "readings", g.bridge.Held(), "error", ferr)
 	}
 	stop()
+	_ = g.core.wait() // sessions return no error
 	if cerr := core.Wait(); err == nil && !errors.Is(cerr, context.Canceled) {
 		err = cerr
 	}
 	g.log.Info("stopped")
 	return err
+}
+
+// serve reloads when it is asked to, until the context of the intake is done or
+// something that takes readings in has failed.
+func (g *gateway) serve(ctx contexts) error {
+	for {
+		select {
+		case r := <-g.requests:
+			r.done <- g.reload(ctx)
+		case err := <-g.intake.failed:
+			return err
+		case <-ctx.intake.Done():
+			return nil
+		}
+	}
 }
 
 // clockRecord is how often the trusted time is written down: a machine without
@@ -324,7 +264,7 @@ func (g *gateway) followClock(ctx context.Context) error {
 		}
 		select {
 		case <-changes:
-			for _, s := range g.sessions {
+			for _, s := range g.now().sessions {
 				s.Renew()
 			}
 		case <-tick.C:
@@ -345,6 +285,7 @@ func notify(log *slog.Logger, state string) {
 type readyDocument struct {
 	Sessions         int           `json:"sessions"`
 	SessionsUp       int           `json:"sessionsUp"`
+	SessionsIdle     int           `json:"sessionsIdle"`
 	SerialPorts      int           `json:"serialPorts"`
 	SerialPortsUp    int           `json:"serialPortsUp"`
 	ReadingsInMemory int           `json:"readingsInMemory"`
@@ -355,16 +296,20 @@ type readyDocument struct {
 // ready answers /readyz. A broker that is down is no reason to be unready. It
 // does not wait for the disk: of the spool it tells what followSpool has seen.
 func (g *gateway) ready() (bool, any) {
+	l := g.now()
 	d := readyDocument{
-		Sessions: len(g.sessions), SerialPorts: len(g.ports), ReadingsInMemory: g.bridge.Held(),
+		Sessions: len(l.sessions), SerialPorts: len(l.ports), ReadingsInMemory: g.bridge.Held(),
 		Clock: clockOf(g.clock.State()), Spool: g.spoolDocument(*g.looked.Load()),
 	}
-	for _, s := range g.sessions {
-		if s.State().Up {
+	for _, s := range l.sessions {
+		switch st := s.State(); {
+		case st.Up:
 			d.SessionsUp++
+		case st.Idle:
+			d.SessionsIdle++
 		}
 	}
-	for _, p := range g.ports {
+	for _, p := range l.ports {
 		if p.Stats().Up {
 			d.SerialPortsUp++
 		}

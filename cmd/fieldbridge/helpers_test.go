@@ -164,7 +164,7 @@ func runPrepared(t *testing.T, path string, files map[string]string, prepare fun
 		t.Fatal(err)
 	}
 	prepare(g.gw)
-	g.HTTP = g.gw.http.Addr().String()
+	g.HTTP = g.gw.now().http.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
 	go func() {
@@ -219,7 +219,7 @@ func (g *testGateway) awaitUp() {
 	g.t.Helper()
 	g.awaitPorts()
 	eventually(g.t, "all sessions up", func() bool {
-		for _, s := range g.gw.sessions {
+		for _, s := range g.gw.now().sessions {
 			if !s.State().Up {
 				return false
 			}
@@ -233,7 +233,7 @@ func (g *testGateway) awaitSessions(count int) {
 	g.t.Helper()
 	eventually(g.t, fmt.Sprintf("%d sessions up", count), func() bool {
 		up := 0
-		for _, s := range g.gw.sessions {
+		for _, s := range g.gw.now().sessions {
 			if s.State().Up {
 				up++
 			}
@@ -246,7 +246,7 @@ func (g *testGateway) awaitSessions(count int) {
 func (g *testGateway) awaitPorts() {
 	g.t.Helper()
 	eventually(g.t, "all serial ports open", func() bool {
-		for _, p := range g.gw.ports {
+		for _, p := range g.gw.now().ports {
 			if !p.Stats().Up {
 				return false
 			}

@@ -45,6 +45,9 @@ var reservedPackages = map[string][]string{
 	"net/http/httptest":               {modulePath + "/bridge/bridgetest"},
 }
 
+// knowEverybody are the programs, which put the parts together.
+var knowEverybody = []string{modulePath + "/cmd", modulePath + "/bridge/session/loadtest"}
+
 func isWithin(path, root string) bool {
 	return path == root || strings.HasPrefix(path, root+"/")
 }
@@ -63,7 +66,7 @@ func importBreaches(packages []listedPackage) []string {
 					say("%s imports %s, which is for %v and tests", p.ImportPath, imported, allowed)
 				}
 			}
-			if !isWithin(imported, modulePath) || isWithin(p.ImportPath, modulePath+"/cmd") {
+			if !isWithin(imported, modulePath) || slices.ContainsFunc(knowEverybody, func(root string) bool { return isWithin(p.ImportPath, root) }) {
 				continue
 			}
 			switch {
@@ -183,6 +186,12 @@ func TestImportBreaches(t *testing.T) {
 			p.ImportPath = modulePath + "/cmd/fieldbridge"
 			p.Imports = []string{wordsPath, wordsPath + "/devbroker", modulePath + "/adapters/rest", modulePath + "/adapters/serial", "github.com/creack/pty"}
 		}, nil},
+		{"the load test puts parts together", func(p *listedPackage) {
+			p.ImportPath, p.Imports = modulePath+"/bridge/session/loadtest", []string{wordsPath + "/session", wordsPath + "/spool"}
+		}, nil},
+		{"the load test knows fakes", func(p *listedPackage) {
+			p.ImportPath, p.Imports = modulePath+"/bridge/session/loadtest", []string{wordsPath + "/devbroker"}
+		}, []string{"fieldbridge/bridge/session/loadtest imports fieldbridge/bridge/devbroker, which is for [fieldbridge/cmd/fieldbridge] and tests"}},
 		{"the command knows fakes", func(p *listedPackage) {
 			p.ImportPath, p.Imports = modulePath+"/cmd/fieldbridge", []string{wordsPath + "/bridgetest"}
 		}, []string{"fieldbridge/cmd/fieldbridge imports fieldbridge/bridge/bridgetest, which is for [] and tests"}},

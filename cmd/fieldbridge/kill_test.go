@@ -165,7 +165,7 @@ func (k *killRun) client(ctx context.Context, device string) {
 			k.refused++
 		}
 		k.mu.Unlock()
-		if err != nil {
+		if err != nil || a.Status == http.StatusNotFound {
 			k.pause(5, 20)
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,8 +39,13 @@ type metrics struct {
 	registry  *prometheus.Registry
 	readings  *prometheus.CounterVec // adapter, outcome
 	publish   prometheus.Histogram
-	downlinks *prometheus.CounterVec     // target, outcome
-	sessions  map[string]*session.Counts // by connector; nobody changes the map
+	downlinks *prometheus.CounterVec // target, outcome
+	reloads   *prometheus.CounterVec // outcome
+	reloaded  prometheus.Gauge       // 1: the last reload worked
+	reloadAt  prometheus.Gauge       // when one last worked
+
+	mu       sync.Mutex                 // guards sessions
+	sessions map[string]*session.Counts // by connector
 }
 
 // publishBuckets are in seconds: a broker in the same house answers within the
@@ -78,10 +85,11 @@ func newMetrics(cfg *config.Config, g *gateway) *metrics {
 			m.downlinks.WithLabelValues(target, outcome)
 		}
 	}
+	m.addReloads()
 	for i := range cfg.Connectors {
-		m.sessions[cfg.Connectors[i].Name] = &session.Counts{}
+		m.counts(cfg.Connectors[i].Name)
 	}
-	m.registry.MustRegister(m.readings, m.publish, m.downlinks, newCollector(g, m),
+	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, newCollector(g, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -107,7 +115,19 @@ func (m *metrics) counts(connector string) *session.Counts {
 	if m == nil {
 		return nil
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sessions[connector] == nil {
+		m.sessions[connector] = &session.Counts{}
+	}
 	return m.sessions[connector]
+}
+
+// allCounts are those of every connector that there was since the start.
+func (m *metrics) allCounts() map[string]*session.Counts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.sessions)
 }
 
 // countingIntake is the Bridge as the adapters see it. It counts their readings.

@@ -207,7 +207,7 @@ func TestMosquittoPassword(t *testing.T) {
 	b := mosqStart(t, mosqOptions{user: "connector-7", password: "another-one-9c"})
 	g := startGateway(t, fmt.Sprintf(mosqSecretConfig, b.addr), map[string]string{"secret": mosqSecret})
 	eventually(t, "the refusal is known", func() bool {
-		return strings.Contains(g.gw.sessions[0].Trouble(), "0x8")
+		return strings.Contains(g.gw.now().sessions[0].Trouble(), "0x8")
 	})
 	expectStored(t, g.post("pump-1", "", "text/plain", "1"))
 	for _, want := range []string{"session down", "connector's id and secret"} {
@@ -248,10 +248,10 @@ func TestMosquittoTLS(t *testing.T) {
 				return
 			}
 			eventually(t, "the handshake fails", func() bool {
-				return strings.Contains(g.gw.sessions[0].Trouble(), "TLS with")
+				return strings.Contains(g.gw.now().sessions[0].Trouble(), "TLS with")
 			})
 			expectStored(t, g.post("pump-1", "", "text/plain", "4.2"))
-			trouble := g.gw.sessions[0].Trouble()
+			trouble := g.gw.now().sessions[0].Trouble()
 			for _, want := range c.want {
 				if want = strings.ReplaceAll(want, "{ca}", ca.file); !strings.Contains(trouble, want) {
 					t.Errorf("the session's state does not name %q: %s", want, trouble)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ func TestSerialMistakes(t *testing.T) {
 			t.Errorf("%s: %v", c.text, err)
 			continue
 		}
-		_, err = validate(cfg)
+		_, err = validate(cfg, slog.New(slog.DiscardHandler))
 		var mistakes *config.Errors
 		if !errors.As(err, &mistakes) || !strings.Contains(strings.Split(err.Error(), "\n")[0], c.want) {
 			t.Errorf("%s: got %v, want %s", c.text, err, c.want)
@@ -214,7 +215,7 @@ func TestModbusInTheGateway(t *testing.T) {
 	g := startGateway(t, docConnector+docDevices+text, map[string]string{"secret": "doc-secret"})
 	defer g.stop()
 	eventually(t, "good polls", func() bool {
-		st := g.gw.ports["meters"].master.Stats()
+		st := g.gw.now().ports["meters"].master.Stats()
 		return st.Slaves[0].Polls > 1 && st.Slaves[1].Polls > 1
 	})
 	families, err := g.gw.metrics.registry.Gather()
@@ -239,7 +240,7 @@ func TestModbusInTheGateway(t *testing.T) {
 			t.Errorf("%s is %v, %v; want at least %v", key, got, ok, least)
 		}
 	}
-	d := g.gw.states.port(g.gw.states.cfg.Serials[0])
+	d := g.gw.now().states.port(g.gw.now().cfg.Serials[0])
 	if d.Path != p.Path || d.Modbus == nil || len(d.Modbus.Slaves) != 2 || d.Modbus.Slaves[1].Device != "e" || d.Modbus.Requests["ok"] < 4 {
 		t.Errorf("status: %+v", d)
 	}
@@ -257,6 +258,19 @@ func TestPortName(t *testing.T) {
 		lineOptions{to: nobody{}})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// A reload that only moves a port within the file does not open it anew.
+func TestPortThatMovesInTheFile(t *testing.T) {
+	const text = "[[serial]]\nname = \"f\"\nport = \"/dev/ttyS1\"\ndevice = \"d\"\ndecode = \"fields\"\nfields = [ { name = \"a\", type = \"u8\" } ]\npoll = { send = \"x\", every = \"1s\" }\n"
+	was, is := newLayout(loadDoc(t, docDevices+twoMeters+text)), newLayout(loadDoc(t, "# moved\n"+docDevices+text+twoMeters))
+	if p := diff(was, is); len(p.closePorts)+len(p.openPorts) > 0 {
+		t.Errorf("ports closed %v, opened %v", p.closePorts, p.openPorts)
+	}
+	is = newLayout(loadDoc(t, docDevices+strings.Replace(text, "1s", "2s", 1)+twoMeters))
+	if p := diff(was, is); len(p.openPorts) != 1 || p.openPorts[0] != "f" {
+		t.Errorf("ports closed %v, opened %v", p.closePorts, p.openPorts)
 	}
 }
 

@@ -55,9 +55,11 @@ type connectorDocument struct {
 	Name   string `json:"name"`
 	Broker string `json:"broker"`
 	Auth   string `json:"auth"`
-	// Sessions, and how many of them are Up.
+	// Sessions, and how many of them are Up; Idle ones are on demand and have
+	// nothing to send.
 	Sessions int `json:"sessions"`
 	Up       int `json:"up"`
+	Idle     int `json:"idle,omitempty"`
 	// TokenExpires is the first of the tokens in use to run out.
 	TokenExpires string `json:"tokenExpires,omitempty"`
 	// Troubles are why sessions are down, the most frequent first; MoreDown are
@@ -82,10 +84,11 @@ const maxTroubles = 5
 // list it costs a read for each device that has one.
 const backlogsAge = time.Second
 
-// states tells how a gateway is. It implements rest.States. What is not under mu
-// does not change after newStates.
+// states tells how a gateway is under one configuration. It implements
+// rest.States. What is not under mu does not change once the lineup is in use.
 type states struct {
 	g        *gateway
+	l        *lineup
 	cfg      *config.Config
 	began    time.Time
 	version  string
@@ -99,10 +102,10 @@ type states struct {
 	read     time.Time // when backlogs was; zero: never
 }
 
-func newStates(g *gateway, cfg *config.Config) *states {
+func newStates(g *gateway, l *lineup, cfg *config.Config) *states {
 	v, _ := buildVersion()
 	return &states{
-		g: g, cfg: cfg, began: time.Now(), version: v,
+		g: g, l: l, cfg: cfg, began: time.Now(), version: v,
 		sessions: map[bridge.DeviceID]*session.Session{}, owners: map[*session.Session]bridge.DeviceID{},
 	}
 }
@@ -129,7 +132,7 @@ func (st *states) Status() any {
 		Ports:      make([]portDocument, 0, len(st.cfg.Serials)),
 	}
 	of := map[string][]*session.Session{}
-	for _, s := range st.g.sessions {
+	for _, s := range st.l.sessions {
 		of[s.Connector()] = append(of[s.Connector()], s)
 	}
 	for i := range st.cfg.Connectors {
@@ -156,7 +159,7 @@ func clockOf(s clock.State) clockDocument {
 func (g *gateway) spoolDocument(s spool.Stats) spoolDocument {
 	full := g.room.reason()
 	d := spoolDocument{
-		Readings: s.Readings, Bytes: s.Bytes, MaxBytes: g.maxBytes, Full: full != "", FullReason: full,
+		Readings: s.Readings, Bytes: s.Bytes, MaxBytes: g.now().cfg.Spool.MaxBytes, Full: full != "", FullReason: full,
 		Downlinks: s.Downlinks, DeadLetters: s.DeadReadings + s.DeadDownlinks,
 	}
 	switch {
@@ -209,6 +212,10 @@ func (st *states) connector(c *config.Connector, sessions []*session.Session) co
 		}
 		if state.Up {
 			d.Up++
+			continue
+		}
+		if state.Idle {
+			d.Idle++
 			continue
 		}
 		kind := withoutDigits(state.Trouble)
@@ -265,8 +272,11 @@ func (st *states) device(id bridge.DeviceID, s *session.Session, b bridge.Backlo
 		LastReading: ago(look.LastReading),
 		LastError:   trouble(look.LastError, look.LastErrorAt),
 	}
-	if state.Up {
+	switch {
+	case state.Up:
 		d.Session.State = "up"
+	case state.Idle:
+		d.Session.State = "idle"
 	}
 	if !state.TokenExpires.IsZero() {
 		d.Session.TokenExpires = state.TokenExpires.UTC().Format(time.RFC3339)

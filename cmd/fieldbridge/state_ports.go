@@ -57,7 +57,7 @@ type slaveDocument struct {
 }
 
 func (st *states) port(s config.Serial) portDocument {
-	l := st.g.ports[s.Name]
+	l := st.l.ports[s.Name]
 	stats := l.Stats()
 	d := portDocument{
 		Name: s.Name, Port: portName(s), Path: stats.Path, Device: s.Device, Up: stats.Up,

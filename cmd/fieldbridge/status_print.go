@@ -64,10 +64,13 @@ func (p *statusPrinter) connectors(list []connectorDocument) {
 	p.line("")
 	t := newTable(p, "CONNECTOR", "SESSIONS", "UP", "DOWN", "TOKEN EXPIRES", "BROKER")
 	for _, c := range list {
-		t.row(c.Name, strconv.Itoa(c.Sessions), strconv.Itoa(c.Up), strconv.Itoa(c.Sessions-c.Up), p.relative(c.TokenExpires), c.Broker)
+		t.row(c.Name, strconv.Itoa(c.Sessions), strconv.Itoa(c.Up), strconv.Itoa(c.Sessions-c.Up-c.Idle), p.relative(c.TokenExpires), c.Broker)
 	}
 	_ = t.w.Flush() // into memory
 	for _, c := range list {
+		if c.Idle > 0 {
+			p.line("  %s: %d idle, on demand", shown(c.Name), c.Idle)
+		}
 		for _, tr := range c.Troubles {
 			who := ""
 			if tr.Device != "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,7 @@ secret until it expires. With --decode print its header and claims instead.`,
 			if err != nil {
 				return err
 			}
-			keys, err := signers(cfg)
+			keys, err := signers(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
@@ -35,7 +36,7 @@ secret until it expires. With --decode print its header and claims instead.`,
 			if signer == nil {
 				return usagef("--device: no device %q with device credentials in %s", device, path)
 			}
-			t, err := signer.Mint()
+			t, _, err := signer.Mint()
 			if err != nil {
 				return err
 			}

@@ -13,7 +13,7 @@ import (
 	"fieldbridge/bridge"
 )
 
-func TestLimiter(t *testing.T) {
+func TestPacketLength(t *testing.T) {
 	head := func(length ...byte) []byte { return append([]byte{0x30}, length...) }
 	small := append(head(2), 0xff, 0xff)
 	largest := append(head(0x80, 0x80, 0x40), make([]byte, maxDownlink)...)
@@ -30,12 +30,13 @@ func TestLimiter(t *testing.T) {
 		"after one of the most": {append(bytes.Clone(largest), head(0xff, 0xff, 0xff, 0x80)...), "malformed packet length"},
 	} {
 		for _, step := range []int{1, 3, len(tt.in)} {
-			var l limiter
+			c := conn{r: bufio.NewReaderSize(&stepwise{tt.in, step}, readBuffer)}
 			var err error
-			for b := range slicesOf(tt.in, step) {
-				if err = l.pass(b); err != nil {
-					break
-				}
+			for err == nil {
+				_, err = c.next()
+			}
+			if err == io.EOF {
+				err = nil
 			}
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%s, %d bytes at a time: error %v, want %q", name, step, err, tt.want)
@@ -44,16 +45,19 @@ func TestLimiter(t *testing.T) {
 	}
 }
 
-func slicesOf(b []byte, n int) func(func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		for len(b) > 0 {
-			k := min(n, len(b))
-			if !yield(b[:k]) {
-				return
-			}
-			b = b[k:]
-		}
+// stepwise brings its bytes a few at a time.
+type stepwise struct {
+	rest []byte
+	step int
+}
+
+func (s *stepwise) Read(b []byte) (int, error) {
+	if len(s.rest) == 0 {
+		return 0, io.EOF
 	}
+	n := copy(b, s.rest[:min(s.step, len(s.rest))])
+	s.rest = s.rest[n:]
+	return n, nil
 }
 
 func TestHugeDownlink(t *testing.T) {
@@ -74,25 +78,26 @@ func FuzzServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := newRig(t, newServer(t), subscribing)
 		w := r.window
-		_ = w.ConAckReceived(io.Discard, nil, &packets.Connack{SessionPresent: true, Properties: &packets.Properties{}})
+		c := r.newConnection(&link{conn: newConn(&recorder{})}, &packets.Properties{})
+		w.begin(c.link.conn, &packets.Connack{SessionPresent: true, Properties: &packets.Properties{}})
+		w.subscribing()
+		c.answers = make(chan packets.Packet, 1)
 		r.submit(dev, "1", "2")
 		for range 2 {
 			s := r.take()
 			e := s.Next()
-			w.publish(r.packet(&e.Reading), s, e, e.Reading.Time)
+			w.publish(&flight{message: r.message(&e.Reading), source: s, entry: e}, 0, e.Reading.Time)
 			r.putBack(s)
 		}
-		c := &conn{r: bufio.NewReader(bytes.NewReader(data))}
+		c.link.conn.r = bufio.NewReaderSize(bytes.NewReader(data), readBuffer)
 		for {
-			cp, err := packets.ReadPacket(c)
+			p, err := c.link.conn.next()
 			if err != nil {
 				break
 			}
-			if p, ok := cp.Content.(*packets.Publish); ok && p.QoS == 0 {
-				r.Session.downlink(p)
-				continue
+			if last, err := c.handle(p); last != nil || err != nil {
+				break
 			}
-			_ = w.PacketReceived(cp, nil)
 		}
 		for _, d := range r.downs {
 			if _, err := bridge.ParseDeviceID(string(d.Device)); err != nil {

@@ -1,0 +1,49 @@
+package session
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+)
+
+// errSilent ends a connection that is dead.
+type errSilent struct{ after time.Duration }
+
+func (e errSilent) Error() string {
+	return fmt.Sprintf("connection lost: keep alive: nothing has come from the broker for %s", e.after.Round(time.Second))
+}
+
+// alive looks after what time brings: a PUBACK that does not come, and the keep
+// alive (MQTT v5 section 3.1.2.10). It returns when to look again.
+//
+// A PINGREQ goes out shortly before the keep alive is over, unless something was
+// both sent and received within it: the broker wants to hear from us, and we
+// from it. What comes then, whatever it is, is the answer. If nothing does
+// within half the keep alive, the connection is dead: so that is noticed before
+// one and a half keep alives are over, as the broker does on its side.
+func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
+	sent, received := c.link.conn.quiet(now)
+	if !c.pinged.IsZero() && received <= now.Sub(c.pinged) {
+		c.pinged = time.Time{}
+	}
+	if c.pinged.IsZero() {
+		wait = c.keepAlive - min(c.keepAlive/8, 5*time.Second) - max(sent, received)
+		if wait <= 0 {
+			c.pinged = now
+			c.link.conn.packet(packets.PINGREQ<<4, 0)
+			c.link.conn.release()
+			wait = c.keepAlive / 2
+		}
+	} else if wait = c.keepAlive/2 - now.Sub(c.pinged); wait <= 0 {
+		return 0, errSilent{received}
+	}
+	if t := c.s.window.oldest(); !t.IsZero() {
+		left := c.s.opts.PubackTimeout - now.Sub(t)
+		if left <= 0 {
+			return 0, errPuback{c.s.opts.PubackTimeout}
+		}
+		wait = min(wait, left)
+	}
+	return wait, nil
+}
