@@ -226,25 +226,33 @@ func (l *listener) follow(ctx context.Context) error {
 	for {
 		select {
 		case e := <-l.events:
+			if !was.Up { // say first where it comes from
+				was = l.changes(was)
+			}
 			l.view.event(e)
 		case <-tick.C:
-			now := l.line.Stats()
-			if now.Opens == 0 && now.OpenFailures > 0 {
-				return now.LastError
+			if was = l.changes(was); was.Opens == 0 && was.OpenFailures > 0 {
+				return was.LastError
 			}
-			if was.Up && (!now.Up || now.Opens != was.Opens) && now.LastError != nil {
-				l.view.state(time.Now(), "lost: "+now.LastError.Error())
-			}
-			if now.Opens != was.Opens {
-				l.view.state(time.Now(), fmt.Sprintf("open: %s, %d baud, %s", now.Path, l.port.Baud, l.port.Mode))
-			}
-			was = now
 			l.modbusErrors(failures)
 			_ = l.view.out.Flush()
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// changes shows what has become of the port since it was so, and returns how it
+// is now.
+func (l *listener) changes(was serial.Stats) serial.Stats {
+	now := l.line.Stats()
+	if was.Up && (!now.Up || now.Opens != was.Opens) && now.LastError != nil {
+		l.view.state(time.Now(), "lost: "+now.LastError.Error())
+	}
+	if now.Opens != was.Opens {
+		l.view.state(time.Now(), fmt.Sprintf("open: %s, %d baud, %s", now.Path, l.port.Baud, l.port.Mode))
+	}
+	return now
 }
 
 // modbusErrors shows, once, why registers are missing.
@@ -288,7 +296,7 @@ func (l *listener) summary() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.view.line("")
-	l.view.line("%d frames, %d refused%s; %d bytes in, %d out, in %s", s.FramesGood, sum, why, l.in, l.out, time.Since(l.began).Round(100*time.Millisecond))
+	l.view.line("frames: %d good, %d refused%s; %d bytes in, %d out, in %s", s.FramesGood, sum, why, l.in, l.out, time.Since(l.began).Round(100*time.Millisecond))
 	if counts := countsOf(s.Polls); counts != "" {
 		l.view.line("polls: %s", counts)
 	}

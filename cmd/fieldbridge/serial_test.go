@@ -100,6 +100,7 @@ func TestSerialMistakes(t *testing.T) {
 type modbusSlaves struct {
 	mu        sync.Mutex // guards registers
 	registers map[byte][]uint16
+	refuse    byte // the slave that has no such register; 0: none
 }
 
 func (m *modbusSlaves) serve(p *testPTY) {
@@ -116,7 +117,9 @@ func (m *modbusSlaves) serve(p *testPTY) {
 		m.mu.Lock()
 		at, n := binary.BigEndian.Uint16(body[2:]), binary.BigEndian.Uint16(body[4:])
 		answer := append([]byte{}, body...)
-		if body[1] == 6 {
+		if body[0] == m.refuse {
+			answer = []byte{body[0], body[1] | 0x80, byte(modbus.IllegalDataAddress)}
+		} else if body[1] == 6 {
 			m.registers[body[0]][at] = n
 		} else {
 			answer = []byte{body[0], body[1], byte(2 * n)}
@@ -312,7 +315,7 @@ func TestListen(t *testing.T) {
 	out := c.stdout.String()
 	for _, want := range []string{
 		"frame    {\"id\":\"d\",\"T\":21.50}\n", "reading  d/hall  application/json  {\"id\":\"d\",\"T\":21.50}\n",
-		"refused  not_json: ", "|.[2J..|\n", "2 frames, 1 refused (not_json 1); ",
+		"refused  not_json: ", "|.[2J..|\n", "frames: 2 good, 1 refused (not_json 1); ",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -325,7 +328,7 @@ func TestListen(t *testing.T) {
 	again.says(t, "e/hall")
 	again.stop()
 	replayed := again.stdout.String()
-	for _, want := range []string{"open: " + file, "d/hall", "refused  not_json", "2 frames, 1 refused"} {
+	for _, want := range []string{"open: " + file, "d/hall", "refused  not_json", "frames: 2 good, 1 refused"} {
 		if !strings.Contains(replayed, want) {
 			t.Errorf("no %q in the replay\n%s", want, replayed)
 		}
@@ -356,7 +359,7 @@ func TestListenEndsAndFails(t *testing.T) {
 	port := fmt.Sprintf("[[serial]]\nname = \"s\"\nport = %q\ndevice = \"d\"\n", p.Path)
 	c := listening(t, port, "--for", "300ms", "--hex")
 	<-c.done
-	if c.code != 0 || !strings.Contains(c.stdout.String(), "0 frames, 0 refused; 0 bytes in") {
+	if c.code != 0 || !strings.Contains(c.stdout.String(), "frames: 0 good, 0 refused; 0 bytes in") {
 		t.Errorf("ended with %d: %s%s", c.code, &c.stdout, &c.stderr)
 	}
 	missing := listening(t, "[[serial]]\nname = \"s\"\nport = \"/dev/no-such-port\"\ndevice = \"d\"\n")
@@ -382,6 +385,25 @@ func TestListenToThePortOfTheDaemon(t *testing.T) {
 	code, _, stderr := cli("listen", "--config", path, "--port", "s")
 	if code != exitFailed || !strings.Contains(stderr, "systemctl stop fieldbridge") {
 		t.Errorf("%d, %s", code, stderr)
+	}
+}
+
+// listen asks the slaves, and says by name what one of them refuses.
+func TestListenToModbus(t *testing.T) {
+	p := openDeafPTY(t)
+	slaves := &modbusSlaves{registers: map[byte][]uint16{1: {215, 0}, 2: {0, 4711}}}
+	var serving sync.WaitGroup
+	serving.Go(func() { slaves.serve(p) })
+	defer serving.Wait()
+	defer p.hangUp()
+	text := strings.NewReplacer("/dev/ttyS0", p.Path, `name = "meters"`, `name = "s"`).Replace(twoMeters) +
+		"[[serial.slave]]\naddress = 3\ndevice = \"d\"\nevery = \"1h\"\ntimeout = \"50ms\"\nretries = 0\nregisters = [ { name = \"x\", function = 3, address = 0 } ]\n"
+	slaves.refuse = 3
+	c := listening(t, text, "--hex")
+	c.says(t, "e/energy  application/json  {\"kWh\":4711}")
+	c.says(t, "illegal data address")
+	if code := c.stop(); code != 0 || !strings.Contains(c.stdout.String(), "modbus requests: exception_illegal_data_address 1, ok ") {
+		t.Errorf("%d: %s%s", code, &c.stdout, &c.stderr)
 	}
 }
 
