@@ -7,7 +7,9 @@ import (
 
 const (
 	backoffFirst = 100 * time.Millisecond
-	backoffMost  = 5 * time.Second
+	// backoffMost keeps the promise that a port is in use again within 2 s of its
+	// return.
+	backoffMost = 1500 * time.Millisecond
 	// backoffGood is how long a port must have worked for its next loss to
 	// count as the first one: an adapter with a bad contact must not be opened
 	// ten times a second.

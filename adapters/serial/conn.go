@@ -90,6 +90,9 @@ func (c *conn) fail(err error) {
 // first, what is unsent is discarded and ctx's cause returned; touched then
 // tells whether a part of p may have reached the device.
 func (c *conn) write(ctx context.Context, p []byte, perByte time.Duration) (touched bool, err error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
 	_ = c.file.SetWriteDeadline(time.Time{})
 	release := onDone(ctx, func() { _ = c.file.SetWriteDeadline(time.Unix(1, 0)) })
 	n, err := c.file.Write(p)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fieldbridge/adapters/serial/frame"
 	"fieldbridge/bridge"
 )
 
@@ -29,7 +30,7 @@ func TestDeliverWritesWithDelimiter(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			far := openPTY(t)
-			r := start(t, Options{Port: far.path, Delimiter: []byte(tt.delim)})
+			r := start(t, Options{Port: far.path, Frame: frame.Options{Delimiter: []byte(tt.delim)}})
 			r.awaitOpen(t, 1)
 			payload := []byte(tt.payload)
 			if err := r.Deliver(t.Context(), bridge.Downlink{Payload: payload}); err != nil {
@@ -239,7 +240,7 @@ func TestBrokenPortIsOpenedAgain(t *testing.T) {
 	far := openPTY(t)
 	r := start(t, Options{Port: far.path})
 	r.awaitOpen(t, 1)
-	r.getConn().fail(os.ErrPermission) // what Deliver does after a failed write
+	r.getOpen().wire.fail(os.ErrPermission) // what Deliver does after a failed write
 	r.log.await(t, 1, "serial port lost", os.ErrPermission.Error())
 	r.awaitOpen(t, 2)
 	far.send(t, "1\n")
@@ -254,7 +255,7 @@ func TestNothingCountsAsSentAfterClose(t *testing.T) {
 	far := openPTY(t)
 	r := start(t, Options{Port: far.path})
 	r.awaitOpen(t, 1)
-	c := r.getConn()
+	c := r.getOpen().wire.(*conn)
 	r.stop()
 	if _, err := c.write(t.Context(), []byte("x"), 0); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("write: %v", err)

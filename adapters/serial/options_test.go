@@ -9,8 +9,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	bugst "go.bug.st/serial"
+
+	"fieldbridge/adapters/serial/decode"
+	"fieldbridge/adapters/serial/frame"
 )
 
 func TestDefaults(t *testing.T) {
@@ -18,29 +22,28 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Baud != 9600 || o.Mode != "8N1" || string(o.Delimiter) != "\n" || o.MaxFrame != 4096 ||
-		o.Decode != "text" || o.ContentType != "text/plain" || o.WriteTimeout <= 0 || o.Logger == nil {
+	if o.Baud != 9600 || o.Mode != "8N1" || string(o.Frame.Delimiter) != "\n" || o.Frame.MaxFrame != 4096 ||
+		o.Decode.Kind != "text" || o.WriteTimeout <= 0 || o.Logger == nil {
 		t.Errorf("defaults %+v", o)
 	}
-	for decode, want := range map[string]string{DecodeRaw: "application/octet-stream", DecodeJSON: "application/json"} {
-		o, err := Options{Name: "n", Port: "/dev/x", Device: "d", Decode: decode}.withDefaults()
-		if err != nil || o.ContentType != want {
-			t.Errorf("decode %s: content type %q, %v", decode, o.ContentType, err)
-		}
+	if want := 4375 * time.Microsecond; o.Turnaround != want {
+		t.Errorf("turnaround %s, want %s: 3.5 characters", o.Turnaround, want)
 	}
 }
 
 func TestMistakesAreAllNamed(t *testing.T) {
 	_, err := New(Options{
-		Baud: -1, Mode: "9N1", Delimiter: []byte("123456789"), MaxFrame: -1, Decode: "xml",
-		Device: "a/b", Subtopic: "a//b", ContentType: "image/png", WriteTimeout: -1,
+		Baud: -1, Mode: "9N1", Frame: frame.Options{Delimiter: []byte("123456789"), MaxFrame: -1},
+		Decode: decode.Options{Kind: "xml", ContentType: "image/png"},
+		Device: "a/b", Subtopic: "a//b", WriteTimeout: -1, Turnaround: -1, IdleTimeout: -1,
+		Polls: []Poll{{Every: -1, Timeout: -1, Retries: -1}},
 	}, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"name is missing", "port is missing", "baud must be 1 to", `"9N1"`, "delimiter has 9 bytes", "max frame must be",
-		"raw, text, json", `"a/b"`, "sub topic level is empty", "image/png", "write timeout must be",
+		"name is missing", "port is missing", "baud must be 1 to", `"9N1"`, "delimiter must have 1 to 8 bytes", "max frame must be",
+		"raw, text, json", "turnaround must", "idle timeout must", "every must", "timeout must", "retries must", "send is missing", `"a/b"`, "sub topic level is empty", "image/png", "write timeout must be",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error does not say %q:\n%v", want, err)

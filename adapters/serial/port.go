@@ -2,7 +2,6 @@ package serial
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -10,16 +9,15 @@ import (
 	"time"
 
 	bugst "go.bug.st/serial"
-
-	"fieldbridge/bridge"
 )
 
 // readSize is the most that one read takes: what the kernel's line discipline
 // holds for a tty (N_TTY_BUF_SIZE).
 const readSize = 4096
 
-// Port is one serial port with the device behind it. Make it with New, run it
-// with Run; Deliver and Stats may be called at any time from any goroutine.
+// Port is one serial port with the devices behind it. Make it with New, run it
+// with Run; Deliver, Exchange and Stats may be called at any time from any
+// goroutine.
 type Port struct {
 	opts     Options // with defaults; nobody changes it
 	mode     bugst.Mode
@@ -28,11 +26,9 @@ type Port struct {
 	counters counters
 	running  atomic.Bool
 
-	mu   sync.Mutex // guards conn
-	conn *conn      // nil while the port is not open
-
-	writing chan struct{} // capacity 1: held by the one that writes
-	torn    bool          // owned by the holder of writing; see outgoing
+	mu   sync.Mutex // guards what follows
+	now  *opening   // nil while the port is not open
+	torn bool       // the last write was cut off; see outgoing
 }
 
 // New makes a port from o, without opening it. Its error names every mistake in
@@ -50,13 +46,8 @@ func New(o Options, a Accepter) (*Port, error) {
 		return nil, fmt.Errorf("serial port %q: %w", o.Name, err)
 	}
 	mode.BaudRate = o.Baud
-	return &Port{
-		opts:     o,
-		mode:     mode,
-		accepter: a,
-		log:      o.Logger.With("port", o.Name, "device", string(o.Device)),
-		writing:  make(chan struct{}, 1),
-	}, nil
+	mode.InitialStatusBits = o.statusBits()
+	return &Port{opts: o, mode: mode, accepter: a, log: o.Logger.With("port", o.Name)}, nil
 }
 
 // Stats returns a snapshot.
@@ -74,9 +65,8 @@ func (p *Port) Run(ctx context.Context) error {
 	var pauses backoff
 	var reported string // the last failure to open, to log each one once
 	for ctx.Err() == nil {
-		c, err := openConn(p.opts.Port, p.mode)
+		w, path, err := p.open()
 		if err != nil {
-			err = explainOpen(p.opts.Port, err)
 			p.counters.update(func(s *Stats) { s.OpenFailures++; s.LastError = err })
 			level := slog.LevelWarn
 			if err.Error() == reported {
@@ -90,7 +80,7 @@ func (p *Port) Run(ctx context.Context) error {
 		}
 		reported = ""
 		opened := time.Now()
-		err = p.serve(ctx, c)
+		err = p.serve(ctx, w, path)
 		if ctx.Err() != nil {
 			break
 		}
@@ -111,16 +101,48 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// open finds the port, anew each time because adapters change places, and opens
+// it.
+func (p *Port) open() (w wire, path string, err error) {
+	if file, ok := replayFile(p.opts.Port); ok {
+		w, err = openReplay(file)
+		return w, file, err
+	}
+	path = p.opts.Port
+	if p.opts.Locate != nil {
+		if path, err = p.opts.Locate(); err != nil {
+			return nil, "", err
+		}
+	}
+	c, err := openConn(path, p.mode)
+	if err != nil && p.mode.InitialStatusBits != nil {
+		// A port without modem lines, such as a pseudo-terminal, has none to set.
+		mode := p.mode
+		mode.InitialStatusBits = nil
+		if plain, perr := openConn(path, mode); perr == nil {
+			p.log.Warn("the port has no DTR and RTS, they are not set", "path", path, "error", err)
+			return plain, path, nil
+		}
+	}
+	if err != nil {
+		return nil, "", explainOpen(path, err)
+	}
+	return c, path, nil
+}
+
 // serve works on an open port until it fails or ctx is done, and closes it.
-func (p *Port) serve(ctx context.Context, c *conn) (err error) {
-	p.setConn(c)
-	p.counters.update(func(s *Stats) { s.Up = true; s.Opens++ })
-	p.log.Info("serial port open", "path", p.opts.Port, "baud", p.opts.Baud, "mode", p.opts.Mode)
-	release := onDone(ctx, c.interrupt)
+func (p *Port) serve(ctx context.Context, w wire, path string) (err error) {
+	o := newOpening(p, w)
+	p.setOpen(o)
+	p.counters.update(func(s *Stats) { s.Up = true; s.Opens++; s.Path = path })
+	p.log.Info("serial port open", "path", path, "baud", p.opts.Baud, "mode", p.opts.Mode)
+	release := onDone(ctx, w.interrupt)
 	defer func() {
 		release()
-		p.setConn(nil)
-		c.close()
+		p.setOpen(nil)
+		close(o.done)
+		w.close()
+		o.workers.Wait()
 		p.counters.update(func(s *Stats) {
 			s.Up = false
 			if ctx.Err() == nil {
@@ -128,108 +150,30 @@ func (p *Port) serve(ctx context.Context, c *conn) (err error) {
 			}
 		})
 	}()
-
-	var framer framer = newLineSplitter(p.opts.Delimiter, p.opts.MaxFrame)
-	in := intake{port: p, warned: make(map[Refusal]bool)}
-	emit := func(frame []byte, why Refusal) { in.take(ctx, frame, why) }
-	buf := make([]byte, readSize)
-	for {
-		n, err := c.read(buf)
-		if n > 0 {
-			in.at = time.Now()
-			framer.feed(buf[:n], emit)
-		}
-		if err != nil {
-			if framer.pending() > 0 {
-				in.refuse(RefusedIncomplete)
-			}
-			return describeLoss(err)
-		}
-	}
+	return o.run(ctx)
 }
 
-func (p *Port) setConn(c *conn) {
+func (p *Port) setOpen(o *opening) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conn = c
+	p.now = o
 }
 
-func (p *Port) getConn() *conn {
+func (p *Port) getOpen() *opening {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.conn
+	return p.now
 }
 
-// intake turns the frames of one opening into readings. It belongs to Run.
-type intake struct {
-	port     *Port
-	at       time.Time        // when the last bytes came
-	warned   map[Refusal]bool // reasons already logged
-	dropping bool             // the last reading was not taken
-}
-
-func (in *intake) take(ctx context.Context, frame []byte, why Refusal) {
-	if why != "" {
-		in.refuse(why)
-		return
-	}
-	p := in.port
-	payload, why := decode(p.opts.Decode, frame)
-	if why != "" {
-		in.refuse(why)
-		return
-	}
-	p.counters.update(func(s *Stats) { s.FramesGood++; s.LastFrame = in.at })
-	err := p.accepter.Submit(ctx, bridge.Reading{
-		Device:      p.opts.Device,
-		Subtopic:    p.opts.Subtopic,
-		ContentType: p.opts.ContentType,
-		Payload:     payload,
-		Time:        in.at,
-	})
-	in.submitted(ctx, err)
-}
-
-// submitted counts a reading that was not taken, and logs when that begins and
-// ends.
-func (in *intake) submitted(ctx context.Context, err error) {
-	p := in.port
-	if err == nil {
-		if in.dropping {
-			in.dropping = false
-			p.log.Info("readings are taken again")
-		}
-		return
-	}
-	p.counters.update(func(s *Stats) { s.Dropped++ })
-	level := slog.LevelDebug
-	// At the end of ctx a reading can be refused because of that alone.
-	if !in.dropping && ctx.Err() == nil {
-		in.dropping = true
-		level = slog.LevelWarn
-	}
-	message := "reading dropped"
-	var full *bridge.UnavailableError
-	if errors.As(err, &full) {
-		message = "reading dropped, no room"
-	}
-	p.log.Log(ctx, level, message, "error", err)
-}
-
-// refuse counts, and logs the first refusal for each reason: a wrong speed would
-// fill the log otherwise.
-func (in *intake) refuse(why Refusal) {
-	p := in.port
-	p.counters.update(func(s *Stats) {
-		if s.FramesRefused == nil {
-			s.FramesRefused = make(map[Refusal]uint64)
-		}
-		s.FramesRefused[why]++
-	})
-	level := slog.LevelDebug
-	if !in.warned[why] {
-		in.warned[why] = true
-		level = slog.LevelWarn
-	}
-	p.log.Log(context.Background(), level, "frame refused", "reason", string(why), "hint", hints[why])
+// wire is what carries the bytes: conn, or a recording.
+type wire interface {
+	// read returns at least one byte or an error; soon after interrupt, an error.
+	read(p []byte) (int, error)
+	// write returns when the line has sent the last byte, or soon after ctx is
+	// done. touched: after an error, a part of p may have reached the device.
+	write(ctx context.Context, p []byte, perByte time.Duration) (touched bool, err error)
+	// fail makes read return err.
+	fail(err error)
+	interrupt()
+	close()
 }

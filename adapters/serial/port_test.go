@@ -11,12 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"fieldbridge/adapters/serial/decode"
+	"fieldbridge/adapters/serial/frame"
 	"fieldbridge/bridge"
 )
 
 func TestLinesBecomeReadings(t *testing.T) {
 	far := openPTY(t)
-	r := start(t, Options{Port: far.path, Subtopic: "weight", ContentType: "text/csv; charset=utf-8"})
+	r := start(t, Options{Port: far.path, Subtopic: "weight", Decode: decode.Options{ContentType: "text/csv; charset=utf-8"}})
 	r.awaitOpen(t, 1)
 	before := time.Now()
 	far.send(t, "12.5\r\n13.0\n")
@@ -60,17 +62,17 @@ func TestRefusedFrames(t *testing.T) {
 		name, decode, bad string
 		want              Refusal
 	}{
-		{"not UTF-8", DecodeText, "\xff\xfe\n", RefusedText},
-		{"NUL", DecodeText, "1\x002\n", RefusedText},
-		{"half JSON", DecodeJSON, `{"a":` + "\n", RefusedJSON},
-		{"JSON that is not UTF-8", DecodeJSON, "\"\xff\"\n", RefusedJSON},
-		{"too long", DecodeRaw, strings.Repeat("x", 101) + "\n", RefusedTooLong},
-		{"much too long", DecodeRaw, strings.Repeat("x", 3000) + "\n", RefusedTooLong},
+		{"not UTF-8", decode.Text, "\xff\xfe\n", decode.InvalidText},
+		{"NUL", decode.Text, "1\x002\n", decode.InvalidText},
+		{"half JSON", decode.JSON, `{"a":` + "\n", decode.NotJSON},
+		{"JSON that is not UTF-8", decode.JSON, "\"\xff\"\n", decode.NotJSON},
+		{"too long", decode.Raw, strings.Repeat("x", 101) + "\n", frame.TooLong},
+		{"much too long", decode.Raw, strings.Repeat("x", 3000) + "\n", frame.TooLong},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			far := openPTY(t)
-			r := start(t, Options{Port: far.path, Decode: tt.decode, MaxFrame: 100})
+			r := start(t, Options{Port: far.path, Decode: decode.Options{Kind: tt.decode}, Frame: frame.Options{MaxFrame: 100}})
 			r.awaitOpen(t, 1)
 			far.send(t, "1\n", tt.bad, "2\n", tt.bad, "3.140000000000000001\n")
 			r.tray.expect(t, "1", "2", "3.140000000000000001")
@@ -86,7 +88,7 @@ func TestRefusedFrames(t *testing.T) {
 
 func TestRawPassesEverything(t *testing.T) {
 	far := openPTY(t)
-	r := start(t, Options{Port: far.path, Decode: DecodeRaw, Delimiter: []byte("\r\n")})
+	r := start(t, Options{Port: far.path, Decode: decode.Options{Kind: decode.Raw}, Frame: frame.Options{Delimiter: []byte("\r\n")}})
 	r.awaitOpen(t, 1)
 	var all []byte
 	for b := range 256 {
@@ -130,7 +132,7 @@ func TestOpensAgainAfterHangUp(t *testing.T) {
 	first.hangUp()
 	r.log.await(t, 1, "WARN serial port lost", "the device is gone", "retry_in")
 	r.log.await(t, 1, "WARN serial port cannot be opened", "no such file", "retry_in")
-	if s := r.Stats(); s.Up || s.FramesRefused[RefusedIncomplete] != 1 || s.OpenFailures == 0 || s.LastError == nil {
+	if s := r.Stats(); s.Up || s.FramesRefused[frame.Incomplete] != 1 || s.OpenFailures == 0 || s.LastError == nil {
 		t.Errorf("stats while unplugged %+v", s)
 	}
 	if err := r.Deliver(t.Context(), bridge.Downlink{}); !errors.Is(err, errNotOpen) {
@@ -248,16 +250,16 @@ func TestEveryModeAndSpeed(t *testing.T) {
 
 func TestStatsMapIsACopy(t *testing.T) {
 	var c counters
-	c.update(func(s *Stats) { s.FramesRefused = map[Refusal]uint64{RefusedJSON: 1} })
-	c.snapshot().FramesRefused[RefusedJSON] = 9
-	if n := c.snapshot().FramesRefused[RefusedJSON]; n != 1 {
+	c.update(func(s *Stats) { s.FramesRefused = map[Refusal]uint64{decode.NotJSON: 1} })
+	c.snapshot().FramesRefused[decode.NotJSON] = 9
+	if n := c.snapshot().FramesRefused[decode.NotJSON]; n != 1 {
 		t.Errorf("snapshot shares its map: %d", n)
 	}
 }
 
 func TestBackoff(t *testing.T) {
 	var b backoff
-	bounds := []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000}
+	bounds := []time.Duration{100, 200, 400, 800, 1500, 1500}
 	var pauses []time.Duration
 	for range 200 {
 		b = backoff{}

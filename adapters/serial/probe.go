@@ -5,10 +5,10 @@ package serial
 // whoever uses it: a port that another process has open is reported as busy to
 // an ordinary user, but not to root. Never call it while Run runs.
 func (p *Port) Probe() error {
-	c, err := openConn(p.opts.Port, p.mode)
+	w, _, err := p.open()
 	if err != nil {
-		return explainOpen(p.opts.Port, err)
+		return err
 	}
-	c.close()
+	w.close()
 	return nil
 }

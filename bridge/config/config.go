@@ -32,13 +32,6 @@ const (
 	ConnectOnDemand = "on-demand" // while there is something to send
 )
 
-// The ways to decode a frame from a serial port (key decode).
-const (
-	DecodeRaw  = "raw"  // the bytes as they are
-	DecodeText = "text" // must be UTF-8
-	DecodeJSON = "json" // must be one JSON value
-)
-
 // The ways to name a key in a JWT header (key key_id).
 const (
 	KeyIDNone   = "none"   // no kid
@@ -60,9 +53,6 @@ const (
 	WhenFullReject     = "reject"      // refuse the new one
 	WhenFullDropOldest = "drop-oldest" // make room by dropping what waits longest
 )
-
-// FramingLine cuts the bytes of a serial port at a delimiter.
-const FramingLine = "line"
 
 // Config is a whole configuration without mistakes: defaults are filled in,
 // references resolved, secrets read. It is not changed after Load and may be
@@ -280,27 +270,6 @@ type Downlink struct {
 	// port; exactly one of them is set.
 	Webhook string
 	Serial  string
-}
-
-// Serial is one serial port.
-type Serial struct {
-	Pos  Position
-	Name string
-	// Port is the absolute path of the port; it need not exist now.
-	Port string
-	Baud int
-	// Mode is data bits, parity (N, E, O, M or S) and stop bits: "8N1".
-	Mode string
-	// Framing is FramingLine; Delimiter ends each frame.
-	Framing   string
-	Delimiter []byte
-	// MaxFrame is the longest frame in bytes.
-	MaxFrame int64
-	// Decode is DecodeRaw, DecodeText or DecodeJSON.
-	Decode      string
-	Device      bridge.DeviceID
-	Subtopic    bridge.Subtopic
-	ContentType string
 }
 
 // Connector returns the connector with this name, or nil. It belongs to c.

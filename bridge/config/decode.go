@@ -72,6 +72,15 @@ func (s *source) value(path string, v any, field reflect.Value) {
 			return
 		}
 		s.wrongType(path, "true or false", v, "write it without quotes")
+	case **bool:
+		if b, ok := v.(bool); ok {
+			*dst = &b
+			return
+		}
+		s.wrongType(path, "true or false", v, "write it without quotes")
+	case **int64:
+		*dst = new(int64)
+		s.value(path, v, field.Elem())
 	case *int64:
 		if n, ok := v.(int64); ok {
 			*dst = n
@@ -96,6 +105,8 @@ func (s *source) value(path string, v any, field reflect.Value) {
 		s.size(path, v, (*Size)(dst))
 	case *[]string:
 		s.texts(path, v, dst)
+	case *map[string]string:
+		s.textTable(path, v, dst)
 	case *map[string]any:
 		if values, ok := v.(map[string]any); ok {
 			*dst = values
@@ -166,6 +177,23 @@ func (s *source) texts(path string, v any, dst *[]string) {
 	}
 }
 
+// textTable decodes a table with any keys.
+func (s *source) textTable(path string, v any, dst *map[string]string) {
+	table, ok := v.(map[string]any)
+	if !ok {
+		s.wrongType(path, "a table", v, `such as { name = "text" }`)
+		return
+	}
+	*dst = make(map[string]string, len(table))
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		str, ok := table[key].(string)
+		if !ok {
+			s.wrongType(joinPath(path, quoteKey(key)), "text", table[key], "write it in double quotes")
+		}
+		(*dst)[key] = str
+	}
+}
+
 // blocks decodes an array of tables, in either of its two spellings.
 func (s *source) blocks(path string, v any, field reflect.Value) {
 	hint := fmt.Sprintf("write each as a block that starts with [[%s]]", blockOf(path))
@@ -177,6 +205,16 @@ func (s *source) blocks(path string, v any, field reflect.Value) {
 		}
 	case []any:
 		list = v
+	case map[string]any:
+		elem := reflect.New(field.Type().Elem())
+		if _, ok := elem.Interface().(interface{ standsAlone() }); ok {
+			s.prepare(elem.Elem(), path)
+			s.table(path, v, elem.Elem())
+			field.Set(reflect.Append(field, elem.Elem()))
+			return
+		}
+		s.wrongType(path, "an array of tables", v, hint)
+		return
 	default:
 		s.wrongType(path, "an array of tables", v, hint)
 		return
@@ -281,6 +319,8 @@ func where(blocks []string) string {
 			words[i] = "to the top of the main file, before the first block"
 		case "clock", "connector.token", "http", "log", "spool":
 			words[i] = "into [" + b + "]"
+		case "serial.usb", "serial.length_field":
+			words[i] = "into " + strings.TrimPrefix(b, "serial.") + " of [[serial]]"
 		default:
 			words[i] = "into [[" + b + "]]"
 		}

@@ -3,10 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
-	"math"
 	"net/url"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -140,105 +137,4 @@ func checkWebhook(s string) *flaw {
 		return &flaw{"contains #, which is never sent", example}
 	}
 	return nil
-}
-
-func (v *validator) serialNames() {
-	v.serialPorts = make(map[string]Position)
-	for i := range v.raw.Serials {
-		raw := &v.raw.Serials[i]
-		checkUnique(raw.In, "name", raw.Name, v.serialPorts)
-	}
-}
-
-// serialMode is data bits, parity and stop bits; 1.5 of them cannot be set on
-// Linux (termios(3)).
-var serialMode = regexp.MustCompile(`^[5-8][NEOMS][12]$`)
-
-const (
-	maxDelimiter = 8
-	maxMaxFrame  = 16 << 20
-)
-
-func (v *validator) serials() {
-	ports := make(map[string]Position)
-	for i := range v.raw.Serials {
-		raw := &v.raw.Serials[i]
-		in := raw.In
-		s := Serial{
-			Pos: in.pos(""), Name: raw.Name, Port: raw.Port,
-			Baud: int(raw.Baud), Mode: raw.Mode,
-			Framing: raw.Framing, Delimiter: []byte(raw.Delimiter), MaxFrame: int64(raw.MaxFrame),
-			Decode: raw.Decode, Device: bridge.DeviceID(raw.Device),
-		}
-		v.serialPort(raw, ports)
-		checkInt(in, "baud", raw.Baud, 1, math.MaxInt32)
-		if in.ok("mode") && !serialMode.MatchString(raw.Mode) {
-			in.wrong("mode", fmt.Sprintf("%q is not data bits, parity and stop bits", raw.Mode), `such as "8N1" or "7E1"`)
-		}
-		notYet(in, "framing", raw.Framing, []string{FramingLine}, laterFramings)
-		if n := len(raw.Delimiter); in.ok("delimiter") && (n < 1 || n > maxDelimiter) {
-			in.wrong("delimiter", fmt.Sprintf("must have 1 to %d bytes (got %d)", maxDelimiter, n), `such as "\n" or "\r\n"`)
-		}
-		checkSize(in, "max_frame", raw.MaxFrame, maxMaxFrame)
-		notYet(in, "decode", raw.Decode, []string{DecodeRaw, DecodeText, DecodeJSON}, laterDecodes)
-		v.serialReading(raw, &s)
-		v.cfg.Serials = append(v.cfg.Serials, s)
-	}
-}
-
-func (v *validator) serialPort(raw *rawSerial, ports map[string]Position) {
-	in := raw.In
-	if raw.Port == "" {
-		in.missing("port", `such as port = "/dev/ttyUSB0", or better one of /dev/serial/by-id`)
-		return
-	}
-	path := filepath.Clean(raw.Port)
-	if !filepath.IsAbs(path) {
-		in.wrong("port", fmt.Sprintf("%q is not an absolute path", raw.Port), fmt.Sprintf("such as %q", "/dev/"+filepath.Base(path)))
-		return
-	}
-	if first, ok := ports[path]; ok {
-		in.wrong("port", fmt.Sprintf("%s is opened already", path), "by "+first.String())
-		return
-	}
-	ports[path] = in.pos("")
-}
-
-// serialReading checks what a reading from the port is made with.
-func (v *validator) serialReading(raw *rawSerial, s *Serial) {
-	in := raw.In
-	if raw.Device == "" {
-		in.missing("device", "the id of the device that the readings belong to")
-	} else if _, ok := v.deviceIDs[raw.Device]; !ok && !v.incomplete {
-		hint := didYouMean(raw.Device, slices.Sorted(maps.Keys(v.deviceIDs)))
-		if hint == "" {
-			hint = "add a [[device]] block with this id"
-		}
-		in.wrong("device", fmt.Sprintf("no device has the id %q", raw.Device), hint)
-	}
-	sub, err := bridge.ParseSubtopic(raw.Subtopic)
-	if err != nil {
-		in.wrong("subtopic", plain(err, bridge.ErrInvalid), `such as "alerts" or "alerts/critical"`)
-	}
-	s.Subtopic = sub
-	if raw.ContentType == "" {
-		s.ContentType = map[string]string{
-			DecodeRaw: "application/octet-stream", DecodeText: "text/plain", DecodeJSON: "application/json",
-		}[raw.Decode]
-		return
-	}
-	ct, err := bridge.ParseContentType(raw.ContentType)
-	if err != nil {
-		in.wrong("content_type", plain(err, bridge.ErrContentType), didYouMean(raw.ContentType, bridge.ContentTypes))
-	}
-	s.ContentType = ct
-}
-
-// notYet checks a key some of whose values a later version brings.
-func notYet(in place, key, value string, now, later []string) {
-	if in.ok(key) && slices.Contains(later, value) {
-		in.wrong(key, fmt.Sprintf("%q is not supported yet by this version", value), "one of "+quoted(now))
-		return
-	}
-	oneOf(in, key, value, now)
 }

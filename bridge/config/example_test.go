@@ -36,7 +36,7 @@ func exampleDir(t testing.TB) string {
 
 func TestExampleLoads(t *testing.T) {
 	cfg := mustLoad(t, exampleDir(t), readExample(t))
-	if len(cfg.Connectors) != 3 || len(cfg.Devices) != 3 || len(cfg.Serials) != 1 {
+	if len(cfg.Connectors) != 3 || len(cfg.Devices) != 3 || len(cfg.Serials) != 6 {
 		t.Errorf("got %d connectors, %d devices, %d serial ports", len(cfg.Connectors), len(cfg.Devices), len(cfg.Serials))
 	}
 }
@@ -79,8 +79,8 @@ func TestExampleHasEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[rawConfig](), "")
-	if keys < 68 {
-		t.Errorf("looked for %d keys, want at least 68", keys)
+	if keys < 130 {
+		t.Errorf("looked for %d keys, want at least 130", keys)
 	}
 }
 

@@ -110,21 +110,6 @@ type rawDownlink struct {
 	Serial   string `toml:"serial"`
 }
 
-type rawSerial struct {
-	In          place
-	Name        string `toml:"name"`
-	Port        string `toml:"port"`
-	Baud        int64  `toml:"baud"`
-	Mode        string `toml:"mode"`
-	Framing     string `toml:"framing"`
-	Delimiter   string `toml:"delimiter"`
-	MaxFrame    Size   `toml:"max_frame"`
-	Decode      string `toml:"decode"`
-	Device      string `toml:"device"`
-	Subtopic    string `toml:"subtopic"`
-	ContentType string `toml:"content_type"`
-}
-
 const (
 	defaultStateDir   = "/var/lib/fieldbridge" // what StateDirectory=fieldbridge gives (systemd.exec(5))
 	defaultMaxPayload = 256 << 10
@@ -158,15 +143,6 @@ func (c *rawConnector) setDefaults() {
 	c.Token = rawToken{Audience: defaultAudience, Sub: placeDevice, Lifetime: time.Hour, KeyID: KeyIDNone}
 }
 
-func (s *rawSerial) setDefaults() {
-	s.Baud = 9600
-	s.Mode = "8N1"
-	s.Framing = FramingLine
-	s.Delimiter = "\n"
-	s.MaxFrame = defaultMaxFrame
-	s.Decode = DecodeText
-}
-
 // includable are the blocks that an included file may hold.
 var includable = []string{"connector", "device", "serial"}
 
@@ -174,15 +150,7 @@ var includable = []string{"connector", "device", "serial"}
 var laterKeys = map[string][]string{
 	"http":            {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
 	"device.downlink": {"mailbox", "secret_file"},
-	"serial":          {"usb", "check", "device_from", "poll", "length"},
 }
-
-// laterFramings and laterDecodes are values of the keys framing and decode which
-// this version knows but cannot serve yet.
-var (
-	laterFramings = []string{"fixed", "delimited", "length", "gap", "slip", "cobs"}
-	laterDecodes  = []string{"csv", "keyvalue", "regex", "fields", "modbus"}
-)
 
 // inlineSecrets are keys under which people write a secret into the file, and
 // the keys that are right in each block.

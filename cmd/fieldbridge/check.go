@@ -13,6 +13,7 @@ import (
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/config"
 	"fieldbridge/bridge/session"
+	"fieldbridge/bridge/token"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -36,7 +37,7 @@ moment, because the client id is the same.`,
 			if err != nil {
 				return err
 			}
-			keys, err := signers(cfg, slog.New(slog.DiscardHandler))
+			keys, err := validate(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
@@ -72,11 +73,11 @@ func checkLive(ctx context.Context, out io.Writer, w *wiring) error {
 		fmt.Fprintf(out, "ok    %s\n", what)
 	}
 	for _, s := range w.cfg.Serials {
-		port, err := newPort(s, nobody{}, w.log)
+		port, err := newLine(s, lineOptions{to: nobody{}, log: w.log})
 		if err == nil {
 			err = port.Probe()
 		}
-		say(fmt.Sprintf("serial port %s (%s)", s.Name, s.Port), err)
+		say(fmt.Sprintf("serial port %s (%s)", s.Name, portName(s)), err)
 	}
 	for i := range w.cfg.Connectors {
 		c := &w.cfg.Connectors[i]
@@ -109,6 +110,26 @@ func probeSession(w *wiring, c *config.Connector) (s *session.Session, as string
 		}
 	}
 	return nil, "", nil
+}
+
+// validate checks what the configuration package leaves to others, the keys of
+// devices and the details of serial ports, and reports every mistake at once, as
+// a *config.Errors.
+func validate(cfg *config.Config, log *slog.Logger) (map[bridge.DeviceID]*token.Ring, error) {
+	keys, err := signers(cfg, log)
+	var all config.Errors
+	for _, err := range []error{err, serialMistakes(cfg)} {
+		var some *config.Errors
+		if errors.As(err, &some) {
+			all.Mistakes = append(all.Mistakes, some.Mistakes...)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if len(all.Mistakes) > 0 {
+		return nil, &all
+	}
+	return keys, nil
 }
 
 // nobody takes the readings of a port that is only probed.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"fieldbridge/adapters/serial"
+	"fieldbridge/adapters/serial/modbus"
 	"fieldbridge/bridge/spool"
 )
 
@@ -23,7 +25,8 @@ type collector struct {
 	spoolReadings, spoolBytes, spoolOldest, spoolDownlinks  *prometheus.Desc
 	spoolWritten, spoolDropped, spoolDamaged, spoolSalvaged *prometheus.Desc
 	deadLetters, deadDropped                                *prometheus.Desc
-	serialFrames, serialUp, serialDropped, clockTrusted     *prometheus.Desc
+	serialFrames, serialUp, serialDropped, serialPolls      *prometheus.Desc
+	modbusRequests, modbusPolls, clockTrusted               *prometheus.Desc
 }
 
 func newCollector(g *gateway, m *metrics) *collector {
@@ -59,6 +62,11 @@ func newCollector(g *gateway, m *metrics) *collector {
 		serialUp:      desc("serial_port_up", "1 while the serial port is open.", "port"),
 		serialDropped: desc("serial_dropped_total", "Good frames from a serial port that there was no room for.", "port"),
 
+		serialPolls: desc("serial_polls_total", "Questions to sensors on a serial port, by whether they were answered.", "port", "outcome"),
+
+		modbusRequests: desc("modbus_requests_total", "Modbus requests, each retry as one of its own, by what became of them.", "port", "outcome"),
+		modbusPolls:    desc("modbus_polls_total", "Polls of Modbus slaves, by whether every register came.", "port", "outcome"),
+
 		clockTrusted: desc("clock_trusted", "1 while the wall clock is trusted: without it no token can be made."),
 	}
 }
@@ -68,7 +76,7 @@ func (c *collector) descs() []*prometheus.Desc {
 		c.inMemory, c.spooledTotal, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry, c.codes, c.alarms,
 		c.spoolReadings, c.spoolBytes, c.spoolOldest, c.spoolDownlinks,
 		c.spoolWritten, c.spoolDropped, c.spoolDamaged, c.spoolSalvaged, c.deadLetters, c.deadDropped,
-		c.serialFrames, c.serialUp, c.serialDropped, c.clockTrusted,
+		c.serialFrames, c.serialUp, c.serialDropped, c.serialPolls, c.modbusRequests, c.modbusPolls, c.clockTrusted,
 	}
 }
 
@@ -106,7 +114,30 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			s.count(c.serialFrames, float64(n), name, string(why))
 		}
 		s.count(c.serialDropped, float64(st.Dropped), name)
+		if port.polls {
+			for _, o := range []serial.PollOutcome{serial.PollAnswered, serial.PollTimeout, serial.PollNotSent} {
+				s.count(c.serialPolls, float64(st.Polls[o]), name, string(o))
+			}
+		}
+		if port.master != nil {
+			c.ofModbus(s, name, port.master.Stats())
+		}
 	}
+}
+
+func (c *collector) ofModbus(s samples, name string, st modbus.Stats) {
+	for _, o := range modbus.Outcomes() {
+		if n := st.Requests[o]; n > 0 || o == modbus.OK || o == modbus.Timeout { // a rate needs a zero to start from
+			s.count(c.modbusRequests, float64(n), name, string(o))
+		}
+	}
+	var complete, failed uint64
+	for _, slave := range st.Slaves {
+		complete, failed = complete+slave.Polls, failed+slave.Failed
+	}
+	s.count(c.modbusPolls, float64(complete), name, "complete")
+	s.count(c.modbusPolls, float64(failed), name, "failed")
+	s.count(c.modbusPolls, float64(st.Missed), name, "missed")
 }
 
 func oneIf(yes bool) float64 {

@@ -14,7 +14,6 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
-	"fieldbridge/adapters/serial"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/clock"
 	"fieldbridge/bridge/config"
@@ -48,7 +47,7 @@ type gateway struct {
 	// What follows belongs to the goroutine of run.
 	core, intake *crew // sessions, and what takes readings in
 	running      map[*session.Session]*part
-	reading      map[*serial.Port]*part
+	reading      map[*line]*part
 	serving      *part
 }
 
@@ -59,14 +58,14 @@ func (g *gateway) now() *lineup { return g.current.Load() }
 // Nothing runs before run; nothing needs a broker, a port or the right time to
 // be there. Who does not call run calls close.
 func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
-	keys, err := signers(cfg, log)
+	keys, err := validate(cfg, log)
 	if err != nil {
 		return nil, err
 	}
 	g := &gateway{
 		log: log, room: &room{}, began: cfg, requests: make(chan reloadRequest),
 		core: newCrew(), intake: newCrew(),
-		running: map[*session.Session]*part{}, reading: map[*serial.Port]*part{},
+		running: map[*session.Session]*part{}, reading: map[*line]*part{},
 	}
 	g.current.Store(newLineup(g, cfg))
 	g.metrics = newMetrics(cfg, g)
@@ -128,6 +127,9 @@ func (g *gateway) openSpool(cfg *config.Config) (err error) {
 	return nil
 }
 
+// timeKnown reports whether the wall clock can be trusted now.
+func (g *gateway) timeKnown() bool { return g.clock.State().Trusted }
+
 // trusted says why no token may be minted now, or nil.
 func (g *gateway) trusted() error {
 	if s := g.clock.State(); !s.Trusted {
@@ -164,15 +166,6 @@ func (g *gateway) close() {
 			g.log.Error("spool not closed in order", "error", err)
 		}
 	}
-}
-
-func newPort(s config.Serial, to serial.Accepter, log *slog.Logger) (*serial.Port, error) {
-	return serial.New(serial.Options{
-		Name: s.Name, Port: s.Port, Baud: s.Baud, Mode: s.Mode,
-		Delimiter: s.Delimiter, MaxFrame: int(s.MaxFrame), Decode: s.Decode,
-		Device: s.Device, Subtopic: s.Subtopic, ContentType: s.ContentType,
-		Logger: log,
-	}, to)
 }
 
 // webhookName names a webhook in the spool and for people: where it is, without

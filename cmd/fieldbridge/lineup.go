@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"fieldbridge/adapters/rest"
-	"fieldbridge/adapters/serial"
 	"fieldbridge/adapters/webhook"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/config"
@@ -25,7 +24,7 @@ type lineup struct {
 	http     *rest.Server
 	sessions []*session.Session // in the order of the configuration
 	byKey    map[sessionKey]*session.Session
-	ports    map[string]*serial.Port
+	ports    map[string]*line
 	shared   map[string]common          // by connector
 	targets  map[string]*portTarget     // by the port's name
 	hooks    map[string]*webhook.Target // by URL
@@ -34,7 +33,7 @@ type lineup struct {
 func newLineup(g *gateway, cfg *config.Config) *lineup {
 	l := &lineup{
 		cfg: cfg, layout: newLayout(cfg),
-		byKey: map[sessionKey]*session.Session{}, ports: map[string]*serial.Port{},
+		byKey: map[sessionKey]*session.Session{}, ports: map[string]*line{},
 		targets: map[string]*portTarget{}, hooks: map[string]*webhook.Target{},
 	}
 	l.states = newStates(g, l, cfg)
@@ -66,7 +65,7 @@ func (l *lineup) shareWith(next *lineup) map[string]common {
 
 // portTarget is a serial port as a target of downlinks: the same one when the
 // port is opened anew with other settings.
-type portTarget struct{ port atomic.Pointer[serial.Port] }
+type portTarget struct{ port atomic.Pointer[line] }
 
 // Deliver implements bridge.Deliverer.
 func (t *portTarget) Deliver(ctx context.Context, d bridge.Downlink) error {
@@ -101,7 +100,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 	l := c.lineup
 	for _, s := range cfg.Serials {
 		if l.ports[s.Name] = c.old.ports[s.Name]; slices.Contains(p.openPorts, s.Name) {
-			if l.ports[s.Name], err = newPort(s, intake, g.log); err != nil {
+			if l.ports[s.Name], err = newLine(s, lineOptions{to: intake, log: g.log, timeKnown: g.timeKnown}); err != nil {
 				return nil, err
 			}
 		}

@@ -67,8 +67,7 @@ func newLayout(cfg *config.Config) *layout {
 		}
 	}
 	for _, s := range cfg.Serials {
-		s.Pos = config.Position{}
-		l.ports[s.Name] = s
+		l.ports[s.Name] = s.Bare()
 	}
 	return l
 }

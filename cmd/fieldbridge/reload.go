@@ -81,7 +81,7 @@ func (g *gateway) change(ctx contexts) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	keys, err := signers(next, g.log)
+	keys, err := validate(next, g.log)
 	if err != nil {
 		return plan{}, err
 	}

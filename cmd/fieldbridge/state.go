@@ -77,20 +77,6 @@ type troubleDocument struct {
 	Device bridge.DeviceID `json:"device,omitempty"`
 }
 
-type portDocument struct {
-	Name          string            `json:"name"`
-	Port          string            `json:"port"`
-	Device        bridge.DeviceID   `json:"device"`
-	Up            bool              `json:"up"`
-	FramesGood    uint64            `json:"framesGood"`
-	FramesBad     uint64            `json:"framesBad"`
-	FramesRefused map[string]uint64 `json:"framesRefused"`
-	Dropped       uint64            `json:"dropped"`
-	LastFrame     string            `json:"lastFrame,omitempty"`
-	// LastError stays when the port is open again.
-	LastError string `json:"lastError,omitempty"`
-}
-
 // maxTroubles bounds what is told of each connector.
 const maxTroubles = 5
 
@@ -250,23 +236,6 @@ func (st *states) connector(c *config.Connector, sessions []*session.Session) co
 		d.TokenExpires = expires.UTC().Format(time.RFC3339)
 	}
 	d.LastError = trouble(last.LastError, last.LastErrorAt)
-	return d
-}
-
-func (st *states) port(s config.Serial) portDocument {
-	stats := st.l.ports[s.Name].Stats()
-	d := portDocument{
-		Name: s.Name, Port: s.Port, Device: s.Device, Up: stats.Up,
-		FramesGood: stats.FramesGood, FramesRefused: map[string]uint64{},
-		Dropped: stats.Dropped, LastFrame: ago(stats.LastFrame),
-	}
-	for why, n := range stats.FramesRefused {
-		d.FramesRefused[string(why)] = n
-		d.FramesBad += n
-	}
-	if stats.LastError != nil {
-		d.LastError = stats.LastError.Error()
-	}
 	return d
 }
 

@@ -107,6 +107,40 @@ func (p *statusPrinter) ports(list []portDocument) {
 		default:
 			p.line("  %s: down: %s", shown(s.Name), shown(s.LastError))
 		}
+		p.portDetails(s)
+	}
+}
+
+// portDetails tells more of a port that has more to tell.
+func (p *statusPrinter) portDetails(s portDocument) {
+	if s.Path != "" && s.Path != s.Port {
+		p.line("  %s: %s is %s", shown(s.Name), shown(s.Port), shown(s.Path))
+	}
+	if r := s.LastRefused; r != nil {
+		p.line("  %s: last refused %s: %s: %s", shown(s.Name), p.relative(r.Time), shown(r.Reason), shown(clip(r.Detail, 120)))
+		p.line("  %s: its bytes: %s", shown(s.Name), shown(clip(r.Hex, 128)))
+	}
+	if len(s.Polls) > 0 {
+		p.line("  %s: polls: %s", shown(s.Name), shown(countsOf(s.Polls)))
+	}
+	m := s.Modbus
+	if m == nil {
+		return
+	}
+	p.line("  %s: modbus requests: %s; %d polls left out", shown(s.Name), shown(countsOf(m.Requests)), m.Missed)
+	for _, slave := range m.Slaves {
+		state := "answers"
+		switch {
+		case slave.Silent:
+			state = "SILENT"
+		case slave.LastAnswer == "":
+			state = "has not answered"
+		}
+		p.line("  %s: slave %d (%s) %s, last %s, polls: %d good, %d not", shown(s.Name), slave.Address, shown(string(slave.Device)),
+			state, p.relative(slave.LastAnswer), slave.Polls, slave.Failed)
+		if slave.LastError != "" {
+			p.line("  %s: slave %d: last error: %s", shown(s.Name), slave.Address, shown(slave.LastError))
+		}
 	}
 }
 
