@@ -121,9 +121,12 @@ func TestDownlinksAndRenewals(t *testing.T) {
 	var pending sync.WaitGroup
 	a := newAgainst(t, 2*time.Second, func(o *Options) {
 		subscribing(o)
-		o.Downlinks = func(d bridge.Downlink, _ bridge.Origin, done func()) {
+		o.Downlinks = func(d bridge.Downlink, from bridge.Origin, done func()) {
 			mu.Lock()
-			came = append(came, string(d.Payload))
+			// A renewal may cut a PUBACK off; the bridge knows the repetition.
+			if !from.Duplicate || !slices.Contains(came, string(d.Payload)) {
+				came = append(came, string(d.Payload))
+			}
 			mu.Unlock()
 			pending.Add(1)
 			time.AfterFunc(rand.N(30*time.Millisecond), func() { done(); pending.Done() })

@@ -16,7 +16,6 @@ type delimited struct {
 	silence
 	buf    []byte // begins with a start, or with what may become one
 	starts []int  // where they are in buf
-	tried  int    // ends before here were looked at
 	skipped
 }
 
