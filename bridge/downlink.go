@@ -30,15 +30,27 @@ type Downlink struct {
 	Received time.Time
 }
 
+// Answer is what a device says to a downlink. It goes up on the downlink's
+// response topic, with its correlation data (MQTT v5 section 4.10).
+type Answer struct {
+	// Payload belongs to the Bridge from the moment it is returned.
+	Payload []byte
+	// ContentType is one of ContentTypes, with parameters. Anything else is sent
+	// as application/octet-stream.
+	ContentType string
+}
+
 // Deliverer brings a downlink to one target: a serial port or a webhook.
 //
-// Deliver makes one attempt and returns nil only when the device has the
-// downlink. A *DeliveryError says whether and when another attempt makes sense;
+// Deliver makes one attempt and returns no error only when the device has the
+// downlink. The Answer is nil if there is none; it may come with a permanent
+// error, which the publisher then gets to know. That of a downlink without a
+// response topic is dropped. A *DeliveryError says whether and when another attempt makes sense;
 // any other error is taken as worth another attempt. The Bridge calls Deliver
 // of one Deliverer from one goroutine at a time, in the order in which the
 // downlinks arrived. Deliver returns soon after ctx is done.
 type Deliverer interface {
-	Deliver(ctx context.Context, d Downlink) error
+	Deliver(ctx context.Context, d Downlink) (*Answer, error)
 }
 
 // MatchFilter reports whether a sub topic matches an MQTT topic filter (section

@@ -332,9 +332,9 @@ func TestRerouteDuringAnAttempt(t *testing.T) {
 // stuckTarget takes no end before its context does.
 type stuckTarget struct{ began, ended chan struct{} }
 
-func (s stuckTarget) Deliver(ctx context.Context, _ bridge.Downlink) error {
+func (s stuckTarget) Deliver(ctx context.Context, _ bridge.Downlink) (*bridge.Answer, error) {
 	s.began <- struct{}{}
 	<-ctx.Done()
 	s.ended <- struct{}{}
-	return ctx.Err()
+	return nil, ctx.Err()
 }

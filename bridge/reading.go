@@ -152,12 +152,18 @@ type Reading struct {
 	// Boot is the machine's boot id, and Mono the time since that boot.
 	Boot string
 	Mono time.Duration
+	// ResponseTopic, if set, makes the reading the answer to a downlink: it is
+	// sent there, as it is, and not to the device's topic, with CorrelationData
+	// (MQTT v5 section 4.10). A topic may hold a secret: do not log it.
+	ResponseTopic   string
+	CorrelationData []byte
 }
 
 // size is what the reading counts against the memory budget.
 func (r *Reading) size() int64 {
 	const overhead = 320 // the entry, its reading and its strings' headers
-	return overhead + int64(len(r.Payload)+len(r.Device)+len(r.Subtopic)+len(r.ContentType))
+	return overhead + int64(len(r.Payload)+len(r.Device)+len(r.Subtopic)+len(r.ContentType)+
+		len(r.ResponseTopic)+len(r.CorrelationData))
 }
 
 // State tells where an accepted reading is.

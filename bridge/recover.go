@@ -11,6 +11,8 @@ import (
 type counters struct {
 	spooled atomic.Int64 // readings
 	lost    atomic.Int64 // readings that nobody could be told about
+
+	answers, answersDropped atomic.Int64 // to downlinks
 }
 
 func (c *counters) spill(n int, err error) {
@@ -29,11 +31,18 @@ type Counts struct {
 	// Spooled readings, and those that were Dropped because the spool did not
 	// take them and nobody waited who could be told.
 	Spooled, Dropped int64
+	// Answers to downlinks that were taken to be sent up, and those that never
+	// can be: AnswersDropped.
+	Answers, AnswersDropped int64
 }
 
 // Counts returns what has happened since the start.
 func (b *Bridge) Counts() Counts {
-	return Counts{Spooled: b.counts.spooled.Load(), Dropped: b.counts.lost.Load()}
+	c := &b.counts
+	return Counts{
+		Spooled: c.spooled.Load(), Dropped: c.lost.Load(),
+		Answers: c.answers.Load(), AnswersDropped: c.answersDropped.Load(),
+	}
 }
 
 // Recover tells the lanes what the spool holds. Call it when all devices are

@@ -103,7 +103,7 @@ func (b *Bridge) target(r Route) (*target, error) {
 	}
 	t := &target{
 		name: r.Target, to: r.To, policy: b.opts.Delivery, maxAge: &b.maxAge, logger: b.logger,
-		store: b.opts.Downlinks, wake: make(chan struct{}, 1),
+		store: b.opts.Downlinks, reply: b.reply, wake: make(chan struct{}, 1),
 	}
 	b.targets[r.To] = t
 	return t, nil
@@ -248,6 +248,7 @@ type target struct {
 	name   string
 	to     Deliverer
 	store  Downlinks
+	reply  func(context.Context, StoredDownlink, *Answer) bool
 	policy DeliveryPolicy
 	maxAge *atomic.Int64 // nanoseconds; stands for policy.MaxAge
 	logger *slog.Logger
@@ -307,7 +308,11 @@ func (t *target) run(ctx context.Context) {
 // finish delivers a downlink or gives it up. It reports false when ctx is done
 // before that.
 func (t *target) finish(ctx context.Context, d StoredDownlink) bool {
-	err := t.deliver(ctx, d)
+	answer, err := t.deliver(ctx, d)
+	// The answer first: a crash in between repeats both, and loses neither.
+	if answer != nil && d.ResponseTopic != "" && !t.reply(ctx, d, answer) {
+		return false
+	}
 	switch {
 	case err == nil:
 		t.store.DeleteDownlink(d.Seq)
@@ -324,35 +329,33 @@ func (t *target) finish(ctx context.Context, d StoredDownlink) bool {
 var errExpired = errors.New("expired")
 
 // deliver makes attempts until one succeeds or no other is worth it.
-func (t *target) deliver(ctx context.Context, d StoredDownlink) error {
-	expires := d.Expires
-	if expires.IsZero() {
-		expires = d.Received.Add(time.Duration(t.maxAge.Load()))
-	}
+func (t *target) deliver(ctx context.Context, d StoredDownlink) (*Answer, error) {
+	expires := d.expiry(t.maxAge)
 	var last error
 	for attempt := d.Tries + 1; ; attempt++ {
 		if !time.Now().Before(expires) {
 			if last != nil {
-				return fmt.Errorf("%w; last attempt: %w", errExpired, last)
+				return nil, fmt.Errorf("%w; last attempt: %w", errExpired, last)
 			}
-			return errExpired
+			return nil, errExpired
 		}
 		actx, cancel := context.WithTimeout(ctx, t.policy.Timeout)
-		last = t.to.Deliver(actx, d.Downlink)
+		answer, err := t.to.Deliver(actx, d.Downlink)
 		cancel()
-		if last == nil {
-			return nil
+		if err == nil {
+			return answer, nil
 		}
+		last = err
 		var de *DeliveryError
 		var asked time.Duration
 		if errors.As(last, &de) {
 			if de.Permanent {
-				return last
+				return answer, last
 			}
 			asked = de.RetryAfter
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 		t.store.TriedDownlink(d.Seq, attempt)
 		pause := min(t.policy.pause(attempt, asked), max(time.Until(expires), 0))
@@ -361,7 +364,7 @@ func (t *target) deliver(ctx context.Context, d StoredDownlink) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }

@@ -33,7 +33,7 @@ func TestDeliverWritesWithDelimiter(t *testing.T) {
 			r := start(t, Options{Port: far.path, Frame: frame.Options{Delimiter: []byte(tt.delim)}})
 			r.awaitOpen(t, 1)
 			payload := []byte(tt.payload)
-			if err := r.Deliver(t.Context(), bridge.Downlink{Payload: payload}); err != nil {
+			if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: payload}); err != nil {
 				t.Fatal(err)
 			}
 			far.expect(t, tt.want)
@@ -52,7 +52,7 @@ func TestDeliverWithoutPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
+	_, err = p.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
 	var de *bridge.DeliveryError
 	if !errors.As(err, &de) || de.Permanent || !errors.Is(err, errNotOpen) {
 		t.Errorf("got %v, want an error worth another attempt", err)
@@ -62,7 +62,7 @@ func TestDeliverWithoutPort(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Deliver(ctx, bridge.Downlink{}); !errors.Is(err, context.Canceled) {
+	if _, err := p.Deliver(ctx, bridge.Downlink{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("with an ended context: %v", err)
 	}
 }
@@ -76,7 +76,7 @@ func TestDeliveriesDoNotMix(t *testing.T) {
 	for i := range writers {
 		wg.Go(func() {
 			payload := strings.Repeat(string(rune('a'+i)), size)
-			if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte(payload)}); err != nil {
+			if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte(payload)}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -104,7 +104,8 @@ func block(t *testing.T, ctx context.Context, r *rig, far *farEnd) <-chan error 
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
-		done <- r.Deliver(ctx, bridge.Downlink{Payload: []byte(strings.Repeat("x", 1<<20))})
+		_, err := r.Deliver(ctx, bridge.Downlink{Payload: []byte(strings.Repeat("x", 1<<20))})
+		done <- err
 	}()
 	// The far end can be read when bytes have arrived: the write is under way,
 	// and it is far longer than what a terminal holds.
@@ -183,7 +184,7 @@ func TestReadingsGoOnWhileWriteBlocks(t *testing.T) {
 
 	waiting, stopWaiting := context.WithCancel(t.Context())
 	stopWaiting()
-	if err := r.Deliver(waiting, bridge.Downlink{}); !errors.Is(err, context.Canceled) {
+	if _, err := r.Deliver(waiting, bridge.Downlink{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Deliver behind a blocked one: %v", err)
 	}
 
@@ -226,7 +227,7 @@ func TestFrameAfterTornFrame(t *testing.T) {
 		got <- string(text)
 	}()
 	for _, p := range []string{"second", "third"} {
-		if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte(p)}); err != nil {
+		if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte(p)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -31,6 +31,10 @@ type job struct {
 	raw   func(answer []byte) bool
 	wants func(frame []byte) bool
 	poll  *poller // nil: somebody else wants it
+	// keep: the answer is a reading all the same; it is that of a poll, too.
+	keep bool
+	// device, if set, is the only one whose frames can be the answer.
+	device bridge.DeviceID
 
 	state  atomic.Int32
 	wrote  chan struct{}  // closed when nothing of it will be written any more

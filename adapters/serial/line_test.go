@@ -73,7 +73,7 @@ func TestPollsTakeTurns(t *testing.T) {
 		seen[string(r.tray.next(t).Payload)]++
 	}
 	for i := range 10 {
-		if err := r.Deliver(t.Context(), bridge.Downlink{Payload: fmt.Appendf(nil, "SET %d", i)}); err != nil {
+		if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: fmt.Appendf(nil, "SET %d", i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,7 +133,7 @@ func TestEchoIsTakenOut(t *testing.T) {
 	far.sensor(t, func(line string) string { return line + "\n" + "answer to " + line + "\n" })
 	r := start(t, Options{Port: far.path, Echo: true, Polls: []Poll{{Send: []byte("T?"), Every: time.Hour}}})
 	r.tray.expect(t, "answer to T?")
-	if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("SET 1")}); err != nil {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("SET 1")}); err != nil {
 		t.Fatal(err)
 	}
 	r.tray.expect(t, "answer to SET 1")
@@ -150,7 +150,7 @@ func TestDownlinkWaitsForQuiet(t *testing.T) {
 		far.send(t, "\nhalf")
 	}
 	sent := time.Now()
-	if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
 	if waited := time.Since(sent); waited < 50*time.Millisecond {
@@ -172,7 +172,7 @@ func TestDownlinkWaitsForQuiet(t *testing.T) {
 		}
 	}()
 	defer func() { close(stop); <-chatter }()
-	if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
 		t.Errorf("on a line that is never quiet: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func TestBinaryFraming(t *testing.T) {
 	}
 	far.send(t, "noise\x02", string(wire))
 	r.tray.expect(t, "\x02\x03\x00")
-	if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("\x02\x03\x00")}); err != nil {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("\x02\x03\x00")}); err != nil {
 		t.Fatal(err)
 	}
 	far.expect(t, string(wire))
@@ -218,7 +218,7 @@ func TestPayloadThatDoesNotFit(t *testing.T) {
 	far := openPTY(t)
 	r := start(t, Options{Port: far.path, Frame: frame.Options{Kind: frame.Fixed, Length: 4}, Decode: decode.Options{Kind: decode.Raw}})
 	r.awaitOpen(t, 1)
-	err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("12345")})
+	_, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("12345")})
 	var de *bridge.DeliveryError
 	if !errors.As(err, &de) || !de.Permanent || !strings.Contains(err.Error(), "5 bytes") {
 		t.Errorf("got %v, want a refusal for good", err)
@@ -255,7 +255,7 @@ func TestRecordAndReplay(t *testing.T) {
 	}})
 	r.awaitOpen(t, 1)
 	for i := range 3 {
-		if err := r.Deliver(t.Context(), bridge.Downlink{Payload: fmt.Appendf(nil, "%d", i)}); err != nil {
+		if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: fmt.Appendf(nil, "%d", i)}); err != nil {
 			t.Fatal(err)
 		}
 		r.tray.expect(t, fmt.Sprintf("answer to %d", i))
@@ -273,7 +273,7 @@ func TestRecordAndReplay(t *testing.T) {
 	for again.Stats().FramesRefused[decode.InvalidText] < 3 {
 		time.Sleep(time.Millisecond)
 	}
-	if err := again.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
+	if _, err := again.Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")}); err != nil {
 		t.Errorf("a downlink to a recording: %v", err)
 	}
 	again.stop()
@@ -346,12 +346,12 @@ func TestOpeningEndsUnderPolls(t *testing.T) {
 	far.expect(t, "x\n") // it waits for the answer now
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- r.Deliver(ctx, bridge.Downlink{Payload: []byte("y")}) }()
+	go func() { _, err := r.Deliver(ctx, bridge.Downlink{Payload: []byte("y")}); done <- err }()
 	cancel()
 	if err := wait(t, done); !errors.Is(err, context.Canceled) {
 		t.Errorf("a downlink behind the poll: %v", err)
 	}
-	go func() { done <- r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("y")}) }()
+	go func() { _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("y")}); done <- err }()
 	r.stop()
 	if err := wait(t, done); !errors.Is(err, errNotOpen) {
 		t.Errorf("a downlink when the port was closed: %v", err)

@@ -191,7 +191,8 @@ func (o *opening) frame(ctx context.Context, b []byte, at time.Time) {
 	j := o.active
 	// A quick device answers before we know that the last byte has left.
 	waits := j != nil && j.timeout > 0 && j.raw == nil && j.early == nil
-	if waits && !j.wants(b) {
+	wanted := waits && j.wants(b)
+	if waits && !wanted && j.poll != nil {
 		o.in.refuse(b, RefusedUnexpected, "it is not the answer that expect describes", at)
 		return
 	}
@@ -199,13 +200,14 @@ func (o *opening) frame(ctx context.Context, b []byte, at time.Time) {
 	if !ok {
 		return
 	}
-	if !waits || j.poll != nil {
+	answers := wanted && (j.device == "" || j.device == r.Device)
+	if !answers || j.keep {
 		o.in.submit(ctx, r)
 	}
 	switch {
-	case waits && j.sent:
+	case answers && j.sent:
 		o.end(jobResult{reading: &r})
-	case waits:
+	case answers:
 		j.early = &r
 	}
 }

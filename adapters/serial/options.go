@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -90,6 +91,13 @@ type Options struct {
 	// line has sent the last one, on top of the time its bytes take at Baud.
 	WriteTimeout time.Duration
 
+	// AnswerTimeout is how long the answer to a downlink may take once the
+	// downlink has been sent. Default DefaultAnswerTimeout.
+	AnswerTimeout time.Duration
+	// ExpectAnswer, if set, must match the frame that answers a downlink, and no
+	// downlink counts as delivered without one.
+	ExpectAnswer *regexp.Regexp
+
 	// TimeKnown says whether the wall clock can be trusted; frames are not
 	// stamped otherwise. Nil means always.
 	TimeKnown func() bool
@@ -108,6 +116,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Frame.MaxFrame, DefaultMaxFrame)
 	setDefault(&o.Decode.Kind, DefaultDecode)
 	setDefault(&o.WriteTimeout, DefaultWriteTimeout)
+	setDefault(&o.AnswerTimeout, DefaultAnswerTimeout)
 	if o.Frame.Kind == frame.Line && len(o.Frame.Delimiter) == 0 {
 		o.Frame.Delimiter = []byte(DefaultDelimiter)
 	}
@@ -151,7 +160,7 @@ func (o *Options) check() error {
 	for _, d := range []struct {
 		name string
 		d    time.Duration
-	}{{"turnaround", o.Turnaround}, {"idle timeout", o.IdleTimeout}, {"write timeout", o.WriteTimeout}} {
+	}{{"turnaround", o.Turnaround}, {"idle timeout", o.IdleTimeout}, {"write timeout", o.WriteTimeout}, {"answer timeout", o.AnswerTimeout}} {
 		if d.d < 0 {
 			wrong("%s must be above zero (got %s)", d.name, d.d)
 		}

@@ -48,7 +48,7 @@ func (p *poller) job(port *Port) *job {
 		f, _ = port.opts.Frame.Encode(p.Send) // checked by New
 	}
 	j := newJob(context.Background(), f, port.writeLimit(len(f)))
-	j.poll, j.timeout = p, p.Timeout
+	j.poll, j.keep, j.timeout = p, true, p.Timeout
 	j.wants = func(frame []byte) bool { return p.Expect == nil || p.Expect.Match(frame) }
 	return j
 }

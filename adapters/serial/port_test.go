@@ -135,7 +135,7 @@ func TestOpensAgainAfterHangUp(t *testing.T) {
 	if s := r.Stats(); s.Up || s.FramesRefused[frame.Incomplete] != 1 || s.OpenFailures == 0 || s.LastError == nil {
 		t.Errorf("stats while unplugged %+v", s)
 	}
-	if err := r.Deliver(t.Context(), bridge.Downlink{}); !errors.Is(err, errNotOpen) {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{}); !errors.Is(err, errNotOpen) {
 		t.Errorf("Deliver while unplugged: %v", err)
 	}
 
@@ -143,7 +143,7 @@ func TestOpensAgainAfterHangUp(t *testing.T) {
 	r.awaitOpen(t, 2)
 	second.send(t, "f\n2\n")
 	r.tray.expect(t, "f", "2") // nothing of the frame before the hang-up
-	if err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("go")}); err != nil {
+	if _, err := r.Deliver(t.Context(), bridge.Downlink{Payload: []byte("go")}); err != nil {
 		t.Error(err)
 	}
 	second.expect(t, "go\n")

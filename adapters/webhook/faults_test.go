@@ -124,7 +124,7 @@ func TestTargetsThatMisbehave(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			secret := strings.Replace(tt.url(t), "://", "://user:hunter2@", 1) + "/path?key=hunter2"
-			err := newTarget(t, Options{URL: secret}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
+			_, err := newTarget(t, Options{URL: secret}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
 			if tt.delivered {
 				if err != nil {
 					t.Error(err)
@@ -152,7 +152,7 @@ func TestNoAnswer(t *testing.T) {
 		_, _ = c.Read(make([]byte, 1)) // until the other side closes
 	})
 	t.Run("within the timeout", func(t *testing.T) {
-		err := newTarget(t, Options{URL: hang, Timeout: 20 * time.Millisecond}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
+		_, err := newTarget(t, Options{URL: hang, Timeout: 20 * time.Millisecond}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
 		if permanent, _ := outcome(t, err); permanent || !strings.Contains(err.Error(), "no answer within 20ms") {
 			t.Errorf("permanent %v: %v", permanent, err)
 		}
@@ -165,7 +165,7 @@ func TestNoAnswer(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		target := newTarget(t, Options{URL: hang, Timeout: time.Hour})
 		done := make(chan error, 1)
-		go func() { done <- target.Deliver(ctx, bridge.Downlink{Payload: []byte("x")}) }()
+		go func() { _, err := target.Deliver(ctx, bridge.Downlink{Payload: []byte("x")}); done <- err }()
 		<-arrived
 		cancel()
 		select {
@@ -187,7 +187,7 @@ func TestSlowAnswer(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusAccepted)
 	})
-	if err := newTarget(t, Options{URL: s.URL}).Deliver(t.Context(), bridge.Downlink{}); err != nil {
+	if _, err := newTarget(t, Options{URL: s.URL}).Deliver(t.Context(), bridge.Downlink{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -208,7 +208,7 @@ func TestEndlessBody(t *testing.T) {
 			})
 			target := newTarget(t, Options{URL: s.URL, Timeout: time.Hour})
 			done := make(chan error, 1)
-			go func() { done <- target.Deliver(t.Context(), bridge.Downlink{}) }()
+			go func() { _, err := target.Deliver(t.Context(), bridge.Downlink{}); done <- err }()
 			select {
 			case err := <-done:
 				if err != nil {

@@ -29,13 +29,16 @@ const (
 
 	defaultUserAgent = "fieldbridge"
 
-	// An answer's body is read, and not used, so that the connection can serve
-	// the next downlink; beyond this much or this long a new connection is
+	// A body that nobody wants is read so that the connection can serve the next
+	// downlink; beyond this much or this long a new connection is
 	// cheaper.
 	maxDrain     = 64 << 10
 	maxDrainTime = time.Second
 
 	maxAnswerHeader = 64 << 10
+
+	// maxAnswer bounds a body that goes back up.
+	maxAnswer = 256 << 10
 )
 
 // Options describe a target. URL is needed, the zero value of everything else is
@@ -116,7 +119,7 @@ func newTransport() *http.Transport {
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: maxAnswerHeader,
-		DisableCompression:     true, // nobody reads the body
+		DisableCompression:     true, // the body goes up as it is
 	}
 }
 
@@ -129,8 +132,11 @@ func (t *Target) Close() {
 
 var _ bridge.Deliverer = (*Target)(nil)
 
-// Deliver POSTs the downlink once. It returns nil after a 2xx answer, whatever
-// becomes of the answer's body. Any other error is a *bridge.DeliveryError: 408,
+// Deliver POSTs the downlink once. After a 2xx answer the downlink is delivered,
+// whatever becomes of the answer's body. If the downlink has a response topic, a
+// body that is not empty is the Answer, with its content type if that is one of
+// bridge.ContentTypes; one above 256 KiB, or that is not complete within Timeout,
+// is dropped and said so in the log. Any other error is a *bridge.DeliveryError: 408,
 // 425, 429, 5xx and no answer within Timeout are worth another attempt, not
 // before the answer's Retry-After if there is one; 3xx, as redirects are not
 // followed, and any other 4xx are permanent.
@@ -141,7 +147,7 @@ var _ bridge.Deliverer = (*Target)(nil)
 // fieldbridge-device, and fieldbridge-subtopic unless the sub topic is empty. In
 // all but the timestamp every byte outside of visible ASCII and every "%" is
 // percent-encoded: a URL path decoder gives the original back.
-func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) error {
+func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := time.AfterFunc(t.timeout, func() { cancel(fmt.Errorf("no answer within %s", t.timeout)) })
@@ -149,7 +155,7 @@ func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) error {
 
 	req, err := t.request(ctx, d)
 	if err != nil {
-		return &bridge.DeliveryError{Permanent: true, Err: fmt.Errorf("webhook %s: cannot make a request: %w", t.name, err)}
+		return nil, &bridge.DeliveryError{Permanent: true, Err: fmt.Errorf("webhook %s: cannot make a request: %w", t.name, err)}
 	}
 	resp, err := t.transport.RoundTrip(req)
 	if err != nil {
@@ -157,13 +163,39 @@ func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) error {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return &bridge.DeliveryError{Err: fmt.Errorf("webhook %s: %w", t.name, err)}
+		return nil, &bridge.DeliveryError{Err: fmt.Errorf("webhook %s: %w", t.name, err)}
+	}
+	err = t.judge(resp)
+	var answer *bridge.Answer
+	if err == nil && d.ResponseTopic != "" {
+		answer = t.answer(resp, d)
 	}
 	limit.Reset(maxDrainTime)
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
 	_ = resp.Body.Close()
 	t.log.Debug("webhook answered", "device", string(d.Device), "code", resp.StatusCode)
-	return t.judge(resp)
+	return answer, err
+}
+
+// answer reads a body that goes back up; nil if there is none.
+func (t *Target) answer(resp *http.Response, d bridge.Downlink) *bridge.Answer {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err == nil && len(body) > maxAnswer:
+		err = fmt.Errorf("it has more than %d bytes", maxAnswer)
+		fallthrough
+	case err != nil:
+		t.log.Warn("body of the webhook's answer dropped, the downlink is delivered without one",
+			"webhook", t.name, "device", string(d.Device), "id", d.ID, "error", err)
+		return nil
+	case len(body) == 0:
+		return nil
+	}
+	ct, err := bridge.ParseContentType(resp.Header.Get("Content-Type"))
+	if err != nil || resp.Header.Get("Content-Encoding") != "" {
+		ct = "application/octet-stream"
+	}
+	return &bridge.Answer{Payload: body, ContentType: ct}
 }
 
 func (t *Target) request(ctx context.Context, d bridge.Downlink) (*http.Request, error) {

@@ -59,7 +59,7 @@ func TestRequest(t *testing.T) {
 	})
 	target := newTarget(t, Options{URL: strings.Replace(s.URL, "//", "//joe:pa%20ss@", 1) + "/valve/1?key=k1", UserAgent: "test/1"})
 	before := time.Now().Unix()
-	err := target.Deliver(t.Context(), bridge.Downlink{
+	_, err := target.Deliver(t.Context(), bridge.Downlink{
 		ID: "dl-1", Device: "dev 1", Subtopic: "a/ü\n%", ContentType: "text/csv; charset=utf-8", Payload: []byte("a,b\x00\xff"),
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func TestRequest(t *testing.T) {
 		t.Errorf("timestamp %q", got.Header.Get("webhook-timestamp"))
 	}
 
-	if err := target.Deliver(t.Context(), bridge.Downlink{ID: "dl-2", Device: "d", ContentType: "x\r\ny: z"}); err != nil {
+	if _, err := target.Deliver(t.Context(), bridge.Downlink{ID: "dl-2", Device: "d", ContentType: "x\r\ny: z"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, there := got.Header["Fieldbridge-Subtopic"]; there || body != "" || got.ContentLength != 0 {
@@ -143,7 +143,7 @@ func TestStatus(t *testing.T) {
 				}
 				w.WriteHeader(tt.code)
 			})
-			err := newTarget(t, Options{URL: s.URL}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
+			_, err := newTarget(t, Options{URL: s.URL}).Deliver(t.Context(), bridge.Downlink{Payload: []byte("x")})
 			if tt.delivered {
 				if err != nil {
 					t.Error(err)
@@ -179,7 +179,7 @@ func TestConnectionIsReused(t *testing.T) {
 		})
 		target := newTarget(t, Options{URL: s.URL})
 		for i := range 5 {
-			err := target.Deliver(t.Context(), bridge.Downlink{ID: strconv.Itoa(i), Payload: []byte("x")})
+			_, err := target.Deliver(t.Context(), bridge.Downlink{ID: strconv.Itoa(i), Payload: []byte("x")})
 			if (err != nil) != (i == 2) {
 				t.Errorf("attempt %d: %v", i, err)
 			}

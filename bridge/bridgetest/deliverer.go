@@ -13,6 +13,9 @@ type Deliverer struct {
 	// Answer makes one attempt, if set; attempt counts from 1 for each downlink.
 	// Set it before use.
 	Answer func(ctx context.Context, d bridge.Downlink, attempt int) error
+	// Reply is what each attempt answers, if set, also one that fails. Set it
+	// before use.
+	Reply func(d bridge.Downlink) *bridge.Answer
 
 	mu       sync.Mutex // guards what follows
 	attempts []bridge.Downlink
@@ -21,7 +24,7 @@ type Deliverer struct {
 }
 
 // Deliver implements bridge.Deliverer.
-func (t *Deliverer) Deliver(ctx context.Context, d bridge.Downlink) error {
+func (t *Deliverer) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
 	t.mu.Lock()
 	t.overlap = t.overlap || t.busy
 	t.busy = true
@@ -38,10 +41,14 @@ func (t *Deliverer) Deliver(ctx context.Context, d bridge.Downlink) error {
 		t.busy = false
 		t.mu.Unlock()
 	}()
-	if t.Answer == nil {
-		return nil
+	var answer *bridge.Answer
+	if t.Reply != nil {
+		answer = t.Reply(d)
 	}
-	return t.Answer(ctx, d, attempt)
+	if t.Answer == nil {
+		return answer, nil
+	}
+	return answer, t.Answer(ctx, d, attempt)
 }
 
 // Attempts returns the downlinks of all attempts, in their order.

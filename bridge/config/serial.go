@@ -44,6 +44,7 @@ func (v *validator) serials() {
 			Framing: raw.Framing, Length: int(raw.Length), Gap: raw.Gap, MaxFrame: int64(raw.MaxFrame),
 			Check: raw.Check, CheckAfterEnd: raw.CheckAfterEnd,
 			Echo: raw.Echo, Turnaround: raw.Turnaround, IdleTimeout: raw.IdleTimeout, WriteTimeout: raw.WriteTimeout,
+			Answer: SerialAnswer{Timeout: raw.Answer.Timeout, Expect: raw.Answer.Expect},
 			Decode: raw.Decode, Columns: raw.Columns, Separator: raw.Separator, Assign: raw.Assign,
 			Pattern: raw.Pattern, Types: raw.Types,
 			Stamp: raw.Stamp, DeviceFrom: raw.DeviceFrom, SubtopicFrom: raw.SubtopicFrom, DropFrom: raw.DropFrom,
@@ -157,6 +158,8 @@ func (v *validator) serialLine(raw *rawSerial) {
 		checkDuration(in, "idle_timeout", raw.IdleTimeout, durationRange{min: time.Second, max: 365 * 24 * time.Hour, minText: "at least 1s, or 0s for never"})
 	}
 	checkDuration(in, "write_timeout", raw.WriteTimeout, durationRange{min: 10 * time.Millisecond, max: time.Hour})
+	checkDuration(raw.Answer.In, "timeout", raw.Answer.Timeout, durationRange{min: time.Millisecond, max: time.Minute})
+	checkPattern(raw.Answer.In, "expect", raw.Answer.Expect)
 }
 
 // belonging says to which values of another key a key belongs.
@@ -191,7 +194,7 @@ var decodeKeys = []belonging{
 
 // notModbus are keys that mean nothing to a Modbus line: its frames are its own.
 var notModbus = []string{
-	"framing", "delimiter", "length", "start", "end", "check_after_end", "length_field", "gap", "max_frame", "check", "poll", "content_type",
+	"framing", "delimiter", "length", "start", "end", "check_after_end", "length_field", "gap", "max_frame", "check", "poll", "answer", "content_type",
 }
 
 // belong records keys that mean nothing with the value of another key.

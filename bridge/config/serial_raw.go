@@ -25,6 +25,7 @@ type rawSerial struct {
 	Turnaround    time.Duration     `toml:"turnaround"`
 	IdleTimeout   time.Duration     `toml:"idle_timeout"`
 	WriteTimeout  time.Duration     `toml:"write_timeout"`
+	Answer        rawAnswer         `toml:"answer"`
 	Decode        string            `toml:"decode"`
 	Columns       []string          `toml:"columns"`
 	Separator     string            `toml:"separator"`
@@ -58,6 +59,12 @@ type rawLengthField struct {
 	Size   int64  `toml:"size"`
 	Endian string `toml:"endian"`
 	Counts string `toml:"counts"`
+}
+
+type rawAnswer struct {
+	In      place
+	Timeout time.Duration `toml:"timeout"`
+	Expect  string        `toml:"expect"`
 }
 
 type rawField struct {
@@ -122,6 +129,7 @@ func (s *rawSerial) setDefaults() {
 	s.Delimiter = defaultDelimiter
 	s.MaxFrame = defaultMaxFrame
 	s.WriteTimeout = 10 * time.Second
+	s.Answer = rawAnswer{Timeout: time.Second}
 	s.Decode = DecodeText
 	s.LengthField = rawLengthField{Endian: "big", Counts: "rest"}
 }

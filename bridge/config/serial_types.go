@@ -43,6 +43,9 @@ type Serial struct {
 	// characters. IdleTimeout opens a silent port again; 0 never does.
 	Turnaround, IdleTimeout, WriteTimeout time.Duration
 
+	// Answer is about what a device says to a downlink.
+	Answer SerialAnswer
+
 	// Decode is one of decodes. What follows up to OnError belongs to some of
 	// them and is zero otherwise.
 	Decode                          string
@@ -91,6 +94,14 @@ type LengthField struct {
 	Offset, Size int // bytes
 	LittleEndian bool
 	Counts       string // "rest", "payload" or "frame"
+}
+
+// SerialAnswer is what a port takes for the answer to a downlink.
+type SerialAnswer struct {
+	Timeout time.Duration
+	// Expect is a regular expression that the frame must match, or "" for the
+	// next frame. With it a downlink without an answer is not delivered.
+	Expect string
 }
 
 // Field is a value in a binary frame (decode "fields").

@@ -72,7 +72,7 @@ func (c *conn) publish(m *message, id uint16, dup bool, limit int) {
 	}
 	var number uint16
 	var bare bool
-	if !dup && c.aliases.max > 0 {
+	if !dup && !m.response && c.aliases.max > 0 {
 		// An alias, and the bytes by which two lengths may grow with it.
 		room := limit == 0 || limit > aliasSize+2 && m.fits(limit-aliasSize-2)
 		number, bare = c.aliases.use(m.topic, id, room)

@@ -16,6 +16,9 @@ type message struct {
 	payload     []byte
 	text        bool // payload format indicator 1
 
+	response    bool // an answer: its topic gets no alias, since it hardly comes again
+	correlation []byte
+
 	user    bool // has the user properties that follow
 	id      uuid.UUID
 	at      time.Time // zero: not known
@@ -36,6 +39,7 @@ const (
 // encodable reports whether the message's strings fit into a packet at all.
 func (m *message) encodable() bool {
 	return len(m.topic) <= maxString && len(m.contentType) <= maxString && len(m.gateway) <= maxString &&
+		len(m.correlation) <= maxString &&
 		len(m.payload) < 1<<28-4*maxString
 }
 
@@ -47,6 +51,9 @@ func (m *message) properties(at []byte) int {
 	}
 	if m.contentType != "" {
 		n += 1 + stringSize + len(m.contentType)
+	}
+	if len(m.correlation) > 0 {
+		n += 1 + stringSize + len(m.correlation)
 	}
 	if m.user {
 		n += userSize("id", uuidSize) + userSize("gateway", len(m.gateway))
@@ -79,7 +86,7 @@ func (m *message) size() int {
 func (m *message) fits(limit int) bool {
 	const most = 256 // of everything else; spares an exact count for nearly all
 	return limit == 0 ||
-		len(m.topic)+len(m.contentType)+len(m.gateway)+len(m.payload)+most <= limit || m.size() <= limit
+		len(m.topic)+len(m.contentType)+len(m.correlation)+len(m.gateway)+len(m.payload)+most <= limit || m.size() <= limit
 }
 
 // appendPublish appends the PUBLISH at QoS 1 (section 3.3). With alias 0 there is
@@ -113,6 +120,10 @@ func appendPublish(dst []byte, m *message, id uint16, dup bool, alias uint16, ba
 	if m.contentType != "" {
 		dst = append(dst, packets.PropContentType)
 		dst = appendString(dst, m.contentType)
+	}
+	if n := len(m.correlation); n > 0 {
+		dst = append(dst, packets.PropCorrelationData, byte(n>>8), byte(n))
+		dst = append(dst, m.correlation...)
 	}
 	if m.user {
 		dst = appendUser(dst, "id", uuidSize)

@@ -13,8 +13,8 @@ import (
 
 // The encoder writes what paho reads as the same, and knows the size beforehand.
 func FuzzPublish(f *testing.F) {
-	f.Fuzz(func(t *testing.T, topic, contentType, gateway string, payload []byte, nanos int64, id, alias uint16, flags byte) {
-		m := message{topic: topic, contentType: contentType, payload: payload, text: flags&1 != 0}
+	f.Fuzz(func(t *testing.T, topic, contentType, gateway string, payload, correlation []byte, nanos int64, id, alias uint16, flags byte) {
+		m := message{topic: topic, contentType: contentType, payload: payload, correlation: correlation, text: flags&1 != 0}
 		if flags&2 != 0 {
 			m.user, m.id, m.gateway = true, uuid.NewSHA1(uuid.Nil, payload), gateway
 			if nanos != 0 {
@@ -44,6 +44,9 @@ func FuzzPublish(f *testing.F) {
 		}
 		want := &packets.Publish{Topic: topic, QoS: 1, Duplicate: dup, PacketID: id, Payload: payload,
 			Properties: &packets.Properties{ContentType: contentType}}
+		if len(correlation) > 0 {
+			want.Properties.CorrelationData = correlation
+		}
 		if bare {
 			want.Topic = ""
 		}
@@ -73,13 +76,13 @@ func FuzzPublish(f *testing.F) {
 // What no packet can hold is refused, and costs the connection nothing.
 func TestNotEncodable(t *testing.T) {
 	long := strings.Repeat("x", maxString+1)
-	for _, m := range []message{{topic: long}, {contentType: long}, {gateway: long}, {payload: make([]byte, 1<<28)}} {
+	for _, m := range []message{{topic: long}, {contentType: long}, {gateway: long}, {correlation: []byte(long)}, {payload: make([]byte, 1<<28)}} {
 		c := connection{}
 		if o, refused := c.oversized(&m); !refused || o.Code != 0x95 {
 			t.Errorf("%+v", o)
 		}
 	}
-	edge := message{topic: long[1:], contentType: long[1:], user: true, gateway: long[1:], at: time.Now()}
+	edge := message{topic: long[1:], contentType: long[1:], correlation: []byte(long[1:]), user: true, gateway: long[1:], at: time.Now()}
 	if cp, err := packets.ReadPacket(bytes.NewReader(appendPublish(nil, &edge, 1, false, 0, false))); err != nil || cp.Content.(*packets.Publish).Topic != long[1:] {
 		t.Errorf("%v", err)
 	}

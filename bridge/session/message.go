@@ -20,10 +20,21 @@ func (s *Session) message(r *bridge.Reading) message {
 		payload:     r.Payload,
 		text:        bridge.IsText(r.ContentType) && utf8.Valid(r.Payload),
 	}
+	if r.ResponseTopic != "" {
+		m.topic, m.response, m.correlation = r.ResponseTopic, true, r.CorrelationData
+	}
 	if s.opts.UserProperties {
 		m.user, m.id, m.at, m.gateway = true, r.ID, s.opts.When(r), s.opts.Gateway
 	}
 	return m
+}
+
+// unfit says why a message cannot be sent over this connection at all.
+func (c *connection) unfit(m *message) (bridge.Outcome, bool) {
+	if m.response && !responseTopic(m.topic) {
+		return bridge.Outcome{Kind: bridge.Refused, Code: 0x90, Reason: CodeName(0x90) + ": not sent to this response topic"}, true
+	}
+	return c.oversized(m)
 }
 
 // oversized compares a packet with the broker's Maximum Packet Size (MQTT v5

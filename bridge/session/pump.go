@@ -350,7 +350,7 @@ func (c *connection) send(now time.Time) {
 			continue
 		}
 		f := &flight{message: s.message(&e.Reading), source: src, entry: e}
-		if o, tooLarge := c.oversized(&f.message); tooLarge {
+		if o, unfit := c.unfit(&f.message); unfit {
 			src.Resolve(e, o)
 		} else {
 			s.window.publish(f, c.maxPacket, now)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"fieldbridge/bridge"
 )
@@ -42,6 +44,15 @@ func (t Topics) uplink(r *bridge.Reading) string {
 		topic += "/" + string(r.Subtopic)
 	}
 	return topic
+}
+
+// responseTopic reports whether an answer may be sent to a topic that somebody
+// else has chosen. A broker ends the connection over one that is malformed
+// (MQTT v5 sections 1.5.4 and 4.7.3), and topics that begin with "$" are its own
+// (section 4.7.2).
+func responseTopic(topic string) bool {
+	return topic != "" && topic[0] != '$' && utf8.ValidString(topic) &&
+		!strings.ContainsFunc(topic, func(r rune) bool { return r == '+' || r == '#' || unicode.IsControl(r) })
 }
 
 func (t Topics) filter(d bridge.DeviceID) string {

@@ -51,7 +51,7 @@ func (l *DeadLetter) values() []any {
 	r := &l.Reading
 	s, ns := splitTime(r.Time)
 	return []any{l.Kind, r.Seq, died, int64(l.Code), l.Reason, l.size(), nil, r.ID[:], string(r.Device), string(r.Subtopic),
-		r.ContentType, s, ns, l.boot, l.mono, nil, nil, nil, nil, int64(0), blob(r.Payload)}
+		r.ContentType, s, ns, l.boot, l.mono, nilText(r.ResponseTopic), nilBlob(r.CorrelationData), nil, nil, int64(0), blob(r.Payload)}
 }
 
 func (l *DeadLetter) size() int64 {
@@ -83,7 +83,7 @@ func scanDead(row []driver.Value) (l DeadLetter, ok bool) {
 	}
 	l.boot, l.mono = row[14], row[15]
 	l.Reading = bridge.Stored{Seq: seq, Reading: bridge.Reading{Device: device, Subtopic: bridge.Subtopic(asString(row[10])),
-		ContentType: asString(row[11]), Payload: payload, Time: at}}
+		ContentType: asString(row[11]), Payload: payload, Time: at, ResponseTopic: asString(row[16]), CorrelationData: asBytes(row[17])}}
 	n := copy(l.Reading.ID[:], asBytes(row[8]))
 	return l, l.Kind == KindReading && n == len(uuid.UUID{}) && sumOf('D', l.values()) == asInt(row[22])
 }

@@ -18,6 +18,7 @@ func FuzzSalvage(f *testing.F) {
 	f.Add([]byte("SQLite format 3\x00"), []byte{})
 	f.Add(leafOf(reading("a", 1), 7), []byte{})
 	f.Add([]byte{}, logOf(leafOf(reading("a", 1), 7)[pageSize:]))
+	f.Add(leafOf(answer("a", 1), 7), []byte{})
 	f.Fuzz(func(t *testing.T, db, log []byte) {
 		if len(db)+len(log) > 1<<20 {
 			t.Skip("too large to be of use")
@@ -26,9 +27,10 @@ func FuzzSalvage(f *testing.F) {
 		rows := 0
 		enough := errors.New("enough")
 		w := walker{im: im, row: func(rowid int64, v []driver.Value) error {
-			if len(v) == 13 {
-				r, ok := scanReading(append([]driver.Value{rowid}, v[2:]...))
-				if ok && r.sum() != asInt(v[12]) {
+			if len(v) == 13 || len(v) == 15 {
+				sum := v[12]
+				r, ok := scanReading(readingValues(rowid, append(v, nil, nil)[:15]))
+				if ok && r.sum() != asInt(sum) {
 					t.Errorf("row %v has another checksum", v)
 				}
 			}
@@ -49,6 +51,10 @@ func leafOf(r bridge.Reading, seq int64) []byte {
 	row := storedReading{Stored: bridge.Stored{Seq: seq, Reading: r}}
 	s, ns := splitTime(r.Time)
 	cell := recordOf(nil, sizeOf(&r), string(r.Device), nil, r.ID[:], string(r.Subtopic), r.ContentType, s, ns, nil, nil, r.Payload, row.sum())
+	if r.ResponseTopic != "" { // schema 2
+		cell = recordOf(nil, sizeOf(&r), string(r.Device), nil, r.ID[:], string(r.Subtopic), r.ContentType, s, ns, nil, nil, r.Payload, row.sum(),
+			r.ResponseTopic, r.CorrelationData)
+	}
 	file := make([]byte, 2*pageSize)
 	p := file[pageSize:]
 	head := binary.AppendUvarint(nil, 0)[:0]
@@ -58,6 +64,13 @@ func leafOf(r bridge.Reading, seq int64) []byte {
 	p[0], p[4] = leafTable, 1
 	binary.BigEndian.PutUint16(p[8:], uint16(at))
 	return file
+}
+
+// answer is a reading that answers a downlink.
+func answer(device string, i int) bridge.Reading {
+	r := reading(device, i)
+	r.ResponseTopic, r.CorrelationData = "/answers/of/app-1", []byte{0, 1, 0xff}
+	return r
 }
 
 func appendVarint(b []byte, v uint64) []byte {
@@ -109,23 +122,25 @@ func logOf(page []byte) []byte {
 
 // What the seeds of FuzzSalvage are made of is what the reader takes.
 func TestReadersAgree(t *testing.T) {
-	leaf := leafOf(reading("a", 1), 7)
-	for name, im := range map[string]*image{
-		"database": newImage(bytes.NewReader(leaf), int64(len(leaf)), nil, 0),
-		"log":      newImage(bytes.NewReader(nil), 0, bytes.NewReader(logOf(leaf[pageSize:])), logHeader+frameBytes),
-	} {
-		var got []storedReading
-		w := walker{im: im, row: func(rowid int64, v []driver.Value) error {
-			r, ok := scanReading(append([]driver.Value{rowid}, v[2:]...))
-			if ok {
-				got = append(got, r)
+	for schema, want := range map[int]bridge.Reading{1: reading("a", 1), 2: answer("a", 1)} {
+		leaf := leafOf(want, 7)
+		for name, im := range map[string]*image{
+			"database": newImage(bytes.NewReader(leaf), int64(len(leaf)), nil, 0),
+			"log":      newImage(bytes.NewReader(nil), 0, bytes.NewReader(logOf(leaf[pageSize:])), logHeader+frameBytes),
+		} {
+			var got []storedReading
+			w := walker{im: im, row: func(rowid int64, v []driver.Value) error {
+				r, ok := scanReading(readingValues(rowid, append(v, nil, nil)[:15]))
+				if ok {
+					got = append(got, r)
+				}
+				return nil
+			}}
+			if err := w.walk(); err != nil || len(got) != 1 {
+				t.Fatalf("schema %d, %s: %v %v", schema, name, got, err)
 			}
-			return nil
-		}}
-		if err := w.walk(); err != nil || len(got) != 1 {
-			t.Fatalf("%s: %v %v", name, got, err)
+			diff(t, name, got[0].Stored, bridge.Stored{Seq: 7, Reading: want})
 		}
-		diff(t, name, got[0].Stored, bridge.Stored{Seq: 7, Reading: reading("a", 1)})
 	}
 }
 

@@ -55,7 +55,9 @@ func openShared(dir string, o connOptions) (*conn, error) {
 	if err == nil {
 		version, err = c.integer("PRAGMA user_version")
 	}
-	if err == nil && (id != applicationID || version != schemaVersion) {
+	if err == nil && id == applicationID && version > 0 && version < schemaVersion {
+		err = fmt.Errorf("written by an earlier version (schema %d, this one has %d); start the daemon, which brings it up to date", version, schemaVersion)
+	} else if err == nil && (id != applicationID || version != schemaVersion) {
 		err = fmt.Errorf("not a spool of this version (application id %#x, schema %d); start the daemon, which sets a damaged one aside", id, version)
 	}
 	if err != nil {

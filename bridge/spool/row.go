@@ -90,13 +90,21 @@ func blob(p []byte) []byte {
 	return p
 }
 
+func nilText(s string) driver.Value {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
 // readingOverhead is what a stored reading costs beside its payload and names:
 // fixed columns, record header and checksum.
 const readingOverhead = 80
 
 // sizeOf is what a reading counts against the limits.
 func sizeOf(r *bridge.Reading) int64 {
-	return readingOverhead + int64(len(r.Payload)+len(r.Device)+len(r.Subtopic)+len(r.ContentType))
+	return readingOverhead + int64(len(r.Payload)+len(r.Device)+len(r.Subtopic)+len(r.ContentType)+
+		len(r.ResponseTopic)+len(r.CorrelationData))
 }
 
 // storedReading is a row of the table readings.
@@ -107,7 +115,7 @@ type storedReading struct {
 	mono     driver.Value
 }
 
-const readingColumns = "seq, device, accepted_ms, id, subtopic, content_type, time_s, time_ns, boot_id, mono_ns, payload, crc"
+const readingColumns = "seq, device, accepted_ms, id, subtopic, content_type, time_s, time_ns, boot_id, mono_ns, payload, crc, response_topic, correlation_data"
 
 // scanReading reads readingColumns; ok says that the checksum is right.
 func scanReading(row []driver.Value) (r storedReading, ok bool) {
@@ -124,21 +132,27 @@ func scanReading(row []driver.Value) (r storedReading, ok bool) {
 		r.Boot, r.Mono = asString(r.boot), time.Duration(asInt(r.mono))
 	}
 	r.Payload = asBytes(row[10])
+	r.ResponseTopic, r.CorrelationData = asString(row[12]), asBytes(row[13])
 	return r, len(id) == len(uuid.UUID{}) && r.sum() == asInt(row[11])
 }
 
+// sum is as in schema 1 for a reading that answers nothing.
 func (r *storedReading) sum() int64 {
 	s, ns := splitTime(r.Time)
-	return newSum('R').int(r.Seq).nullable(millis(r.accepted)).bytes(r.ID[:]).str(string(r.Device)).
+	sum := newSum('R').int(r.Seq).nullable(millis(r.accepted)).bytes(r.ID[:]).str(string(r.Device)).
 		str(string(r.Subtopic)).str(r.ContentType).nullable(s).nullable(ns).
-		nullable(r.boot).nullable(r.mono).bytes(r.Payload).value()
+		nullable(r.boot).nullable(r.mono).bytes(r.Payload)
+	if r.ResponseTopic != "" || len(r.CorrelationData) > 0 {
+		sum = sum.str(r.ResponseTopic).bytes(r.CorrelationData)
+	}
+	return sum.value()
 }
 
 const insertReading = `INSERT INTO readings (seq, size, device, accepted_ms, id, subtopic, content_type,
-	time_s, time_ns, boot_id, mono_ns, payload, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	time_s, time_ns, boot_id, mono_ns, payload, crc, response_topic, correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 func (r *storedReading) insert(c *conn) error {
 	s, ns := splitTime(r.Time)
 	return c.exec(insertReading, r.Seq, sizeOf(&r.Reading), string(r.Device), millis(r.accepted), r.ID[:],
-		string(r.Subtopic), r.ContentType, s, ns, r.boot, r.mono, blob(r.Payload), r.sum())
+		string(r.Subtopic), r.ContentType, s, ns, r.boot, r.mono, blob(r.Payload), r.sum(), nilText(r.ResponseTopic), nilBlob(r.CorrelationData))
 }

@@ -215,7 +215,8 @@ func (d *DB) salvage(path string) (found salvaged, err error) {
 }
 
 // salvager puts rows into their tables. A row's number of columns tells its
-// table, its checksum whether it is one.
+// table, its checksum whether it is one. Readings have as many as downlinks; those
+// of schema 1 have two less.
 type salvager struct {
 	c       *conn
 	found   salvaged
@@ -227,8 +228,11 @@ type salvager struct {
 func (s *salvager) take(rowid int64, v []driver.Value) error {
 	switch len(v) {
 	case 13:
-		return s.reading(rowid, v)
+		return s.reading(rowid, append(v, nil, nil))
 	case 15:
+		if r, ok := scanReading(readingValues(rowid, v)); ok {
+			return s.keep(&r, ok)
+		}
 		v[0] = rowid
 		d, ok := scanDownlink(v)
 		return s.put(ok, d.Seq, &s.found.downlinks, "SELECT count(*) FROM downlinks WHERE seq = ?", func() error { return insertDownlink(s.c, &d) })
@@ -268,9 +272,17 @@ func (s *salvager) meta(v []driver.Value) {
 	}
 }
 
-// reading takes a row of readings: seq, size, device, …
+// readingValues are the readingColumns of a whole row: seq, size, device, …
+func readingValues(rowid int64, v []driver.Value) []driver.Value {
+	return append([]driver.Value{rowid}, v[2:]...)
+}
+
 func (s *salvager) reading(rowid int64, v []driver.Value) error {
-	r, ok := scanReading(append([]driver.Value{rowid}, v[2:]...))
+	r, ok := scanReading(readingValues(rowid, v))
+	return s.keep(&r, ok)
+}
+
+func (s *salvager) keep(r *storedReading, ok bool) error {
 	return s.put(ok, r.Seq, &s.found.readings, "SELECT count(*) FROM readings WHERE seq = ?", func() error { return r.insert(s.c) })
 }
 

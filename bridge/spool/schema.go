@@ -9,12 +9,12 @@ import (
 // (https://www.sqlite.org/fileformat2.html#application_id).
 const (
 	applicationID = 0x46425350 // "FBSP"
-	schemaVersion = 1
+	schemaVersion = 2
 	pageSize      = 4096
 )
 
 // The order of the columns is part of the schema: the salvage reads records
-// without SQLite's help. Each row ends with a checksum of what it says.
+// without SQLite's help. Each row has a checksum of what it says.
 const schema1 = `
 CREATE TABLE meta (
 	name TEXT NOT NULL UNIQUE,
@@ -108,8 +108,16 @@ CREATE TABLE dead (
 CREATE INDEX dead_by_seq ON dead (seq);
 `
 
+// schema2 is for readings that answer a downlink. Rows of before have no such
+// columns in their record, and their checksums stay right. The table dead has the
+// columns for its downlinks already.
+const schema2 = `
+ALTER TABLE readings ADD COLUMN response_topic TEXT;
+ALTER TABLE readings ADD COLUMN correlation_data BLOB;
+`
+
 // migrations[v] turns schema v into v+1. The first one makes the schema.
-var migrations = []string{schema1}
+var migrations = []string{schema1, schema2}
 
 // Names in the table meta.
 const (

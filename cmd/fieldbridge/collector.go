@@ -19,7 +19,7 @@ type collector struct {
 	g *gateway
 	m *metrics
 
-	inMemory, spooledTotal                                  *prometheus.Desc
+	inMemory, spooledTotal, answers                         *prometheus.Desc
 	pubacks, sessions, reconnects, tokenExpiry              *prometheus.Desc
 	codes, alarms                                           *prometheus.Desc
 	spoolReadings, spoolBytes, spoolOldest, spoolDownlinks  *prometheus.Desc
@@ -38,6 +38,8 @@ func newCollector(g *gateway, m *metrics) *collector {
 
 		inMemory:     desc("readings_in_memory", "Readings on their way to the broker or to the spool."),
 		spooledTotal: desc("readings_spooled_total", "Readings that were written to the spool."),
+
+		answers: desc("answers_total", "Answers to downlinks that have a response topic, by whether they go up.", "outcome"),
 
 		pubacks:     desc("puback_total", "PUBACKs of readings, by reason code.", "code"),
 		sessions:    desc("sessions", "MQTT sessions, by whether they are connected; idle: on demand, and not needed now.", "connector", "state"),
@@ -73,7 +75,7 @@ func newCollector(g *gateway, m *metrics) *collector {
 
 func (c *collector) descs() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		c.inMemory, c.spooledTotal, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry, c.codes, c.alarms,
+		c.inMemory, c.spooledTotal, c.answers, c.pubacks, c.sessions, c.reconnects, c.tokenExpiry, c.codes, c.alarms,
 		c.spoolReadings, c.spoolBytes, c.spoolOldest, c.spoolDownlinks,
 		c.spoolWritten, c.spoolDropped, c.spoolDamaged, c.spoolSalvaged, c.deadLetters, c.deadDropped,
 		c.serialFrames, c.serialUp, c.serialDropped, c.serialPolls, c.modbusRequests, c.modbusPolls, c.clockTrusted,
@@ -234,6 +236,8 @@ func (c *collector) ofSpool(s samples, trusted bool) {
 
 	counts := c.g.bridge.Counts()
 	s.count(c.spooledTotal, float64(counts.Spooled))
+	s.count(c.answers, float64(counts.Answers), "taken")
+	s.count(c.answers, float64(counts.AnswersDropped), "dropped")
 	s.count(c.spoolDropped, float64(st.DroppedFull), "full")
 	s.count(c.spoolDropped, float64(st.DroppedAge), "age")
 	s.count(c.spoolDropped, float64(counts.Dropped), "not_stored")

@@ -68,7 +68,7 @@ func (l *lineup) shareWith(next *lineup) map[string]common {
 type portTarget struct{ port atomic.Pointer[line] }
 
 // Deliver implements bridge.Deliverer.
-func (t *portTarget) Deliver(ctx context.Context, d bridge.Downlink) error {
+func (t *portTarget) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
 	return t.port.Load().Deliver(ctx, d)
 }
 

@@ -210,8 +210,8 @@ func (m *metrics) counted(target string, to bridge.Deliverer) bridge.Deliverer {
 }
 
 // Deliver implements bridge.Deliverer.
-func (c countedDeliverer) Deliver(ctx context.Context, d bridge.Downlink) error {
-	err := c.to.Deliver(ctx, d)
+func (c countedDeliverer) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
+	answer, err := c.to.Deliver(ctx, d)
 	outcome := outcomeDelivered
 	var failed *bridge.DeliveryError
 	switch {
@@ -219,10 +219,10 @@ func (c countedDeliverer) Deliver(ctx context.Context, d bridge.Downlink) error 
 	case errors.As(err, &failed) && failed.Permanent:
 		outcome = outcomeRefused
 	case errors.Is(ctx.Err(), context.Canceled):
-		return err // the gateway is stopping
+		return nil, err // the gateway is stopping
 	default:
 		outcome = outcomeRetry
 	}
 	c.m.downlinks.WithLabelValues(c.target, outcome).Inc()
-	return err
+	return answer, err
 }

@@ -292,7 +292,9 @@ func TestReadingOutcome(t *testing.T) {
 // answering is a Deliverer that always says the same.
 type answering struct{ err error }
 
-func (a *answering) Deliver(context.Context, bridge.Downlink) error { return a.err }
+func (a *answering) Deliver(context.Context, bridge.Downlink) (*bridge.Answer, error) {
+	return &bridge.Answer{Payload: []byte("a")}, a.err
+}
 
 func TestCountedDeliverer(t *testing.T) {
 	s := newSite(t)
@@ -322,7 +324,7 @@ func TestCountedDeliverer(t *testing.T) {
 			for _, o := range []string{"delivered", "refused", "retry"} {
 				before[o] = testutil.ToFloat64(m.downlinks.WithLabelValues(targetSerial, o))
 			}
-			if err := one.Deliver(c.ctx, bridge.Downlink{}); !errors.Is(err, c.err) {
+			if _, err := one.Deliver(c.ctx, bridge.Downlink{}); !errors.Is(err, c.err) {
 				t.Errorf("error %v, want %v", err, c.err)
 			}
 			for o, n := range before {

@@ -92,13 +92,16 @@ func (l *line) opened(ctx context.Context) bool {
 }
 
 // Deliver implements bridge.Deliverer: what goes to a Modbus line is a command to
-// the device's slaves.
-func (l *line) Deliver(ctx context.Context, d bridge.Downlink) error {
+// the device's slaves, and what became of it the answer.
+func (l *line) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
 	if l.master == nil {
 		return l.Port.Deliver(ctx, d)
 	}
-	_, err := l.master.Write(ctx, d.Device, d.Payload)
-	return err
+	response, err := l.master.Write(ctx, d.Device, d.Payload)
+	if len(response) == 0 {
+		return nil, err
+	}
+	return &bridge.Answer{Payload: response, ContentType: "application/json"}, err
 }
 
 // Stats are those of the port, with the readings of the master.
@@ -168,7 +171,7 @@ func serialOptions(s config.Serial) (serial.Options, error) {
 	o := serial.Options{
 		Name: s.Name, Port: s.Port, Baud: s.Baud, Mode: s.Mode, DTR: s.DTR, RTS: s.RTS,
 		Device: s.Device, Subtopic: s.Subtopic,
-		Turnaround: s.Turnaround, Echo: s.Echo, IdleTimeout: s.IdleTimeout, WriteTimeout: s.WriteTimeout,
+		Turnaround: s.Turnaround, Echo: s.Echo, IdleTimeout: s.IdleTimeout, WriteTimeout: s.WriteTimeout, AnswerTimeout: s.Answer.Timeout,
 	}
 	if s.USB != nil {
 		o.Locate = func() (string, error) { return serial.System{}.Locate(usb(s)) }
@@ -183,6 +186,11 @@ func serialOptions(s config.Serial) (serial.Options, error) {
 	check, err := frame.ParseCheck(s.Check)
 	if err != nil {
 		return o, err
+	}
+	if s.Answer.Expect != "" {
+		if o.ExpectAnswer, err = regexp.Compile(s.Answer.Expect); err != nil {
+			return o, err
+		}
 	}
 	o.Frame = frame.Options{
 		Kind: s.Framing, Delimiter: s.Delimiter, Length: s.Length, Start: s.Start, End: s.End,

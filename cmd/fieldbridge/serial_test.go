@@ -175,13 +175,13 @@ func TestModbusLine(t *testing.T) {
 		}
 	}
 	down := bridge.Downlink{Device: "d", Payload: []byte(`{"set":{"setpoint":-3.2}}`)}
-	if err := l.Deliver(t.Context(), down); err != nil {
+	if _, err := l.Deliver(t.Context(), down); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the written value read", func() bool { return string(tray.next(t).Payload) == `{"setpoint":-3.2}` })
 	var failed *bridge.DeliveryError
 	down.Device = "stranger"
-	if err := l.Deliver(t.Context(), down); !errors.As(err, &failed) || !failed.Permanent {
+	if _, err := l.Deliver(t.Context(), down); !errors.As(err, &failed) || !failed.Permanent {
 		t.Errorf("a downlink of another device: %v", err)
 	}
 	st := l.master.Stats()

@@ -188,7 +188,8 @@ func newSpoolDeadCommand(at *spoolPlace) *cobra.Command {
 		Use:   "dead",
 		Short: "List the dead letters: what can never be delivered, and why",
 		Long: `List the dead letters: readings that the broker refused and downlinks that their
-target refused or that expired, with the reason. The size is that of the payload
+target refused or that expired, with the reason. The answer to a downlink is a
+reading, too, and shown as an answer. The size is that of the payload
 in bytes; times are in UTC.`,
 		Example: `  fieldbridge spool dead
   fieldbridge spool dead --json | jq 'select(.code == 153)'`,
@@ -220,6 +221,7 @@ type deadDocument struct {
 	Reason   string          `json:"reason"`
 	Died     string          `json:"died,omitempty"` // empty: the clock was not trusted
 	Size     int             `json:"size"`
+	Response bool            `json:"response,omitempty"` // a reading that answers a downlink
 }
 
 func newDeadDocument(l *spool.DeadLetter) deadDocument {
@@ -229,7 +231,7 @@ func newDeadDocument(l *spool.DeadLetter) deadDocument {
 		d.Target, d.Size = l.Downlink.Target, len(l.Downlink.Payload)
 	} else {
 		d.ID, d.Device, d.Subtopic = l.Reading.ID.String(), l.Reading.Device, string(l.Reading.Subtopic)
-		d.Size = len(l.Reading.Payload)
+		d.Size, d.Response = len(l.Reading.Payload), l.Reading.ResponseTopic != ""
 	}
 	if l.Code != 0 {
 		d.Code, d.CodeName = l.Code, session.CodeName(l.Code)
@@ -255,7 +257,11 @@ func listDead(out io.Writer, r *spool.Reader) error {
 			// Most reasons begin with the code's name.
 			reason = strings.TrimPrefix(strings.TrimPrefix(reason, d.CodeName), ": ")
 		}
-		t.row(strconv.FormatInt(d.Number, 10), d.Kind, string(d.Device), d.Subtopic, d.Target, code, d.Died,
+		kind := d.Kind
+		if d.Response {
+			kind = "answer"
+		}
+		t.row(strconv.FormatInt(d.Number, 10), kind, string(d.Device), d.Subtopic, d.Target, code, d.Died,
 			strconv.Itoa(d.Size), reason)
 		return nil
 	})

@@ -20,7 +20,8 @@ func newSpoolExportCommand(at *spoolPlace) *cobra.Command {
 		Short: "Print the readings that wait, as NDJSON",
 		Long: `Print the readings that wait, oldest first, as one JSON object a line: id, device,
 subtopic, contentType, timestamp and payload, or payloadBase64 where the payload
-is not JSON. Nothing is taken out of the spool. A reading without a timestamp was
+is not JSON. The answer to a downlink has response: true; its topic, which may hold
+a secret, is not shown. Nothing is taken out of the spool. A reading without a timestamp was
 stored when the clock could not be trusted.`,
 		Example: `  fieldbridge spool export --config /etc/fieldbridge/fieldbridge.toml >readings.ndjson
   fieldbridge spool export --device 0004A30B001C1B03`,
@@ -50,10 +51,11 @@ type readingDocument struct {
 	Timestamp     string          `json:"timestamp,omitempty"` // RFC 3339; empty: not known
 	Payload       json.RawMessage `json:"payload,omitempty"`
 	PayloadBase64 *string         `json:"payloadBase64,omitempty"`
+	Response      bool            `json:"response,omitempty"` // the answer to a downlink
 }
 
 func newReadingDocument(r *bridge.Reading) readingDocument {
-	d := readingDocument{ID: r.ID.String(), Device: r.Device, Subtopic: r.Subtopic, ContentType: r.ContentType}
+	d := readingDocument{ID: r.ID.String(), Device: r.Device, Subtopic: r.Subtopic, ContentType: r.ContentType, Response: r.ResponseTopic != ""}
 	if !r.Time.IsZero() {
 		d.Timestamp = r.Time.UTC().Format(time.RFC3339Nano)
 	}
