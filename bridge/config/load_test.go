@@ -75,7 +75,7 @@ func TestDefaults(t *testing.T) {
 		}},
 		Serials: []Serial{{
 			Pos: at(15, "serial[0]"), Name: "s", Port: "/dev/ttyS0", Baud: 9600, Mode: "8N1",
-			Framing: "line", Delimiter: []byte("\n"), MaxFrame: 4096, WriteTimeout: 10 * time.Second, Decode: "text",
+			Framing: "line", Delimiter: []byte("\n"), MaxFrame: 4096, WriteTimeout: 10 * time.Second, Answer: SerialAnswer{Timeout: time.Second}, Decode: "text",
 			Device: "d1", ContentType: "text/plain",
 		}},
 	}

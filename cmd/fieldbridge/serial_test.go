@@ -175,14 +175,19 @@ func TestModbusLine(t *testing.T) {
 		}
 	}
 	down := bridge.Downlink{Device: "d", Payload: []byte(`{"set":{"setpoint":-3.2}}`)}
-	if _, err := l.Deliver(t.Context(), down); err != nil {
+	answer, err := l.Deliver(t.Context(), down)
+	if err != nil {
 		t.Fatal(err)
+	}
+	if want := `{"outcome":"ok","slave":1,"set":{"setpoint":-3.2}}`; string(answer.Payload) != want || answer.ContentType != "application/json" {
+		t.Errorf("answered %s, %s; want %s", answer.ContentType, answer.Payload, want)
 	}
 	eventually(t, "the written value read", func() bool { return string(tray.next(t).Payload) == `{"setpoint":-3.2}` })
 	var failed *bridge.DeliveryError
 	down.Device = "stranger"
-	if _, err := l.Deliver(t.Context(), down); !errors.As(err, &failed) || !failed.Permanent {
-		t.Errorf("a downlink of another device: %v", err)
+	answer, err = l.Deliver(t.Context(), down)
+	if !errors.As(err, &failed) || !failed.Permanent || !strings.Contains(string(answer.Payload), `"outcome":"wrong_payload"`) {
+		t.Errorf("a downlink of another device: %+v, %v", answer, err)
 	}
 	st := l.master.Stats()
 	if st.Requests[modbus.OK] < 5 || st.Requests[modbus.Timeout] != 0 || l.Stats().LastFrame.IsZero() {
