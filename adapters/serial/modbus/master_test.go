@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -351,14 +352,24 @@ func TestLateAnswers(t *testing.T) {
 // brokenLine fails until it is told otherwise.
 type brokenLine struct {
 	Line
+	mu  sync.Mutex // guards err
 	err error
 }
 
-func (b *brokenLine) Exchange(ctx context.Context, x Exchange) ([]byte, error) {
-	if b.err != nil {
-		return nil, b.err
+func (l *brokenLine) Exchange(ctx context.Context, x Exchange) ([]byte, error) {
+	l.mu.Lock()
+	err := l.err
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
 	}
-	return b.Line.Exchange(ctx, x)
+	return l.Line.Exchange(ctx, x)
+}
+
+func (l *brokenLine) mend() {
+	l.mu.Lock()
+	l.err = nil
+	l.mu.Unlock()
 }
 
 func TestLineFails(t *testing.T) {
@@ -374,7 +385,7 @@ func TestLineFails(t *testing.T) {
 			line := &brokenLine{Line: w, err: v.err}
 			m := run(t, line, Slave{Address: 1, Device: "d", Every: time.Second, Registers: []Register{{Name: "a", Function: 3}}})
 			m.until(9500 * time.Millisecond)
-			line.err = nil
+			line.mend()
 			m.until(10500 * time.Millisecond)
 			m.counted(v.want)
 			// The slave is not to blame, and is read at once.
