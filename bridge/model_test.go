@@ -199,6 +199,9 @@ func (m *model) make(t *rapid.T) *record {
 	name := fmt.Sprintf("%d.", len(m.order)+1)
 	rec := &record{name: name, r: reading(rapid.SampledFrom(modelDevices).Draw(t, "device"), name+strings.Repeat("x", size))}
 	rec.r.ID = newID()
+	if rapid.IntRange(0, 3).Draw(t, "answer") == 0 {
+		rec.r.ResponseTopic, rec.r.CorrelationData = "answers/"+name, []byte(name)
+	}
 	return rec
 }
 
@@ -334,6 +337,8 @@ func (m *model) pull(t *rapid.T) bool {
 		t.Fatalf("%.10q is sent, which nobody gave", f.Reading.Payload)
 	case string(rec.r.Payload) != string(f.Reading.Payload):
 		t.Fatalf("%s is sent as %.10q", rec.name, f.Reading.Payload)
+	case rec.r.ResponseTopic != f.Reading.ResponseTopic || string(rec.r.CorrelationData) != string(f.Reading.CorrelationData):
+		t.Fatalf("%s is sent to %q with %q", rec.name, f.Reading.ResponseTopic, f.Reading.CorrelationData)
 	case on != m.uplink(rec.r.Device):
 		t.Fatalf("%s is sent where its device has left", rec.name)
 	case rec.flight != nil && rec.on == on && !rec.back:

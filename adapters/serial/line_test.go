@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,9 @@ func TestPollExpects(t *testing.T) {
 		{Send: []byte("T?"), Every: time.Hour, Expect: regexp.MustCompile(`^M `)},
 	}})
 	r.tray.expect(t, "M 21.5")
+	for end := time.Now().Add(patience); r.Stats().Polls[PollAnswered] == 0 && time.Now().Before(end); {
+		runtime.Gosched() // it is a reading before it is counted
+	}
 	if s := r.Stats(); s.FramesRefused[RefusedUnexpected] != 1 || s.Polls[PollAnswered] != 1 {
 		t.Errorf("stats %+v", s)
 	}

@@ -48,10 +48,6 @@ func newSample(t testing.TB) *sample {
 		if i%10 == 0 {
 			rs[0].Payload = append(rs[0].Payload, strings.Repeat("long ", 2000)...)
 		}
-		if i%3 == 0 {
-			last := &rs[len(rs)-1]
-			last.ResponseTopic, last.CorrelationData = fmt.Sprint("/answers/", i), []byte{byte(i), 0, 0xff}
-		}
 		first := put(rs, []bridge.Key{{Value: fmt.Sprint("key", i)}})
 		switch i % 4 {
 		case 0:

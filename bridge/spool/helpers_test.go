@@ -78,6 +78,9 @@ func reading(device string, n int) bridge.Reading {
 		Payload:     fmt.Appendf(nil, `{"device":%q,"n":%d,"fill":%q}`, device, n, bytes.Repeat([]byte("x"), n%150)),
 		Time:        time.Date(2026, 3, 4, 5, 6, 7, n, time.UTC),
 	}
+	if n%17 == 16 { // an answer
+		r.ResponseTopic, r.CorrelationData = fmt.Sprint("/answers/of/", device), []byte{byte(n), 0, 0xff}
+	}
 	binary.BigEndian.PutUint64(r.ID[8:], uint64(n))
 	copy(r.ID[:8], device)
 	return r
