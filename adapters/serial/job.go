@@ -36,9 +36,10 @@ type job struct {
 	// device, if set, is the only one whose frames can be the answer.
 	device bridge.DeviceID
 
-	state  atomic.Int32
-	wrote  chan struct{}  // closed when nothing of it will be written any more
-	result chan jobResult // capacity 1
+	state   atomic.Int32
+	wrote   chan struct{}  // closed when nothing of it will be written any more
+	outcome jobResult      // of the write; to be read once wrote is closed
+	result  chan jobResult // capacity 1
 
 	// What follows belongs to the owner of the line.
 	sent     bool // and the answer is waited for
@@ -117,6 +118,9 @@ func (p *Port) do(j *job) jobResult {
 	case r := <-j.result:
 		return r
 	case <-j.wrote:
+	}
+	if j.outcome.err != nil {
+		return j.outcome
 	}
 	select {
 	case r := <-j.result:

@@ -104,6 +104,7 @@ func (o *opening) write() {
 			o.port.opts.observe(Event{Kind: BytesOut, Bytes: j.frame, At: time.Now()})
 		}
 		cancel()
+		j.outcome = jobResult{touched: touched, err: err}
 		close(j.wrote)
 		select {
 		case o.written <- writeOutcome{j, touched, err}:
