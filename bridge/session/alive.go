@@ -28,7 +28,7 @@ func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
 		c.pinged = time.Time{}
 	}
 	if c.pinged.IsZero() {
-		wait = together(now, c.keepAlive-min(c.keepAlive/8, 5*time.Second)-max(sent, received))
+		wait = together(now, c.keepAlive-min(c.keepAlive/8, 5*time.Second)-max(sent, received), c.keepAlive/12)
 		if wait <= 0 {
 			c.pinged = now
 			c.link.conn.packet(packets.PINGREQ<<4, 0)
@@ -48,13 +48,13 @@ func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
 	return wait, nil
 }
 
-// together brings a wait forward to a whole second, so that the sessions of a
-// gateway share their wake-ups: waking an idle processor costs far more than what
-// one session then has to do.
-func together(now time.Time, wait time.Duration) time.Duration {
-	if wait < 4*time.Second {
+// together brings a wait forward, by less than the grid, to a time that all
+// sessions with this grid share, so that they share their wake-ups: waking an idle
+// processor costs far more than what one session then has to do.
+func together(now time.Time, wait, grid time.Duration) time.Duration {
+	if grid = grid.Truncate(time.Second); grid == 0 || wait < 2*grid {
 		return wait
 	}
 	at := now.Add(wait).Round(0)
-	return wait - at.Sub(at.Truncate(time.Second))
+	return wait - at.Sub(at.Truncate(grid))
 }
