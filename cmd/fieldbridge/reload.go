@@ -146,6 +146,7 @@ func (c *change) commit(ctx contexts) error {
 		before := g.serving
 		g.serving = g.intake.start(ctx.intake, l.http.Run)
 		before.cancel() // it answers what it has begun
+		<-old.http.Shut() // who connects after the reload gets the new rules
 	}
 	for url, t := range old.hooks {
 		if l.hooks[url] == nil {
