@@ -83,6 +83,13 @@ type Options struct {
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
+	// everyone who reaches it.
+	Tokens  []Token
+	clients []*client // made of Tokens
+	// Denied is told of each request that was not let in, from many goroutines
+	// at once. nil: nobody is.
+	Denied func(Denial)
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.
@@ -123,7 +130,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() (bool, any) { return true, nil }
 	}
-	return o, nil
+	var err error
+	o.clients, err = newClients(o.Tokens)
+	return o, err
 }
 
 // Server is the HTTP endpoint.

@@ -121,6 +121,21 @@ type HTTP struct {
 	Listen string
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
+	// Tokens are who may use it; none: everyone who reaches it.
+	Tokens []HTTPToken
+}
+
+// HTTPToken is a client of the HTTP endpoint and what it may do.
+type HTTPToken struct {
+	Name string
+	// Secrets are its tokens: several while the client changes to the next.
+	Secrets []bridge.Secret
+	// Devices are ids, or beginnings of ids with a "*" behind them.
+	Devices []string
+	// Directions are of "uplink", "downlink" and "read".
+	Directions []string
+	// Rate is in requests a second; 0 is no limit.
+	Rate int64
 }
 
 // Connector is one broker endpoint with one way to authenticate.

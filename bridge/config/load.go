@@ -106,6 +106,7 @@ func (v *validator) http() {
 	if in.ok("listen") {
 		in.flawed("listen", checkListen(raw.Listen))
 	}
+	v.httpTokens()
 }
 
 // checkListen accepts a TCP address that only this machine reaches.

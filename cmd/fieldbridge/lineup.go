@@ -180,6 +180,7 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 	o := rest.Options{
 		Listen: l.cfg.HTTP.Listen, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
 		Metrics: g.metrics.handler(g.log), States: currentStates{g},
+		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
 	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:

@@ -41,6 +41,7 @@ type metrics struct {
 	publish   prometheus.Histogram
 	downlinks *prometheus.CounterVec // target, outcome
 	reloads   *prometheus.CounterVec // outcome
+	denials   *prometheus.CounterVec // reason
 	reloaded  prometheus.Gauge       // 1: the last reload worked
 	reloadAt  prometheus.Gauge       // when one last worked
 
@@ -86,10 +87,11 @@ func newMetrics(cfg *config.Config, g *gateway) *metrics {
 		}
 	}
 	m.addReloads()
+	m.addDenials()
 	for i := range cfg.Connectors {
 		m.counts(cfg.Connectors[i].Name)
 	}
-	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, newCollector(g, m),
+	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, m.denials, newCollector(g, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
