@@ -42,6 +42,9 @@ type Options struct {
 	// outage, or a restart, nobody remembers when they came. It is called from
 	// the sessions' goroutines, several at once, and must not block.
 	Published func(took time.Duration)
+	// Fetched is told, if set, of each downlink that leaves a mailbox: an app has
+	// it, or else it has expired. It must not block.
+	Fetched func(delivered bool)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -60,6 +63,7 @@ type Bridge struct {
 	open    *Connection        // takes readings of devices that are not listed; nil: none does
 	passing map[DeviceID]*Lane // lanes of such devices, as long as they hold something
 	targets map[Deliverer]*target
+	boxes   map[DeviceID]*Mailbox
 
 	rerouted   chan struct{} // capacity 1: targets came or went
 	ackTimeout atomic.Int64  // nanoseconds
@@ -114,6 +118,7 @@ func New(o Options) *Bridge {
 		devices: map[DeviceID]*device{},
 		passing: map[DeviceID]*Lane{},
 		targets: map[Deliverer]*target{},
+		boxes:   map[DeviceID]*Mailbox{},
 		keys:    map[keyID]*keyed{},
 
 		rerouted: make(chan struct{}, 1),
@@ -362,8 +367,12 @@ func (b *Bridge) Drain(ctx context.Context) error {
 	}
 }
 
-// Run delivers downlinks until ctx is done.
+// Run delivers downlinks, and gives up those in mailboxes that expire, until ctx
+// is done.
 func (b *Bridge) Run(ctx context.Context) error {
+	var expiring sync.WaitGroup
+	expiring.Go(func() { b.expireMailboxes(ctx) })
+	defer expiring.Wait()
 	type runner struct {
 		cancel context.CancelFunc
 		done   chan struct{}

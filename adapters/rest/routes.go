@@ -38,6 +38,10 @@ func (s *Server) routes() http.Handler {
 			r.Head(path, h)
 		}
 	}
+	if s.opts.Mailboxes != nil {
+		r.Get("/v1/devices/{device}/downlinks", s.downlinks)
+		r.With(s.limit).Delete("/v1/devices/{device}/downlinks/{id}", s.deleteDownlink)
+	}
 	r.Group(func(r chi.Router) {
 		r.Use(s.limit)
 		r.Post("/v1/devices/{device}/uplink", s.uplink)
@@ -53,7 +57,7 @@ func (s *Server) methodNotAllowed(mux *chi.Mux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		path := chi.RouteContext(r.Context()).RoutePath
 		var allowed []string
-		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
 			if mux.Match(chi.NewRouteContext(), m, path) {
 				allowed = append(allowed, m)
 			}

@@ -25,6 +25,8 @@ import (
 const (
 	DefaultMaxBody           = 256 << 10
 	DefaultMaxConcurrent     = 512
+	DefaultMaxPolls          = 64
+	DefaultMaxStreams        = 64
 	DefaultReadHeaderTimeout = 5 * time.Second
 	DefaultReadTimeout       = 30 * time.Second
 	DefaultAcceptTimeout     = 60 * time.Second
@@ -80,9 +82,17 @@ type Options struct {
 	// Metrics answers GET /metrics. It must not tell a secret. nil: nothing is
 	// at this path.
 	Metrics http.Handler
+	// Mailboxes answers GET and DELETE of /v1/devices/{device}/downlinks. nil:
+	// nothing is at these paths.
+	Mailboxes Mailboxes
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+
+	// MaxPolls and MaxStreams bound the requests that fetch, or wait for,
+	// downlinks, and the streams of them; above, 503.
+	MaxPolls   int
+	MaxStreams int
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.
@@ -114,7 +124,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxConcurrent == 0 {
 		o.MaxConcurrent = DefaultMaxConcurrent
 	}
-	if !ok || o.MaxBody < 0 || o.MaxConcurrent < 0 {
+	if o.MaxPolls == 0 {
+		o.MaxPolls = DefaultMaxPolls
+	}
+	if o.MaxStreams == 0 {
+		o.MaxStreams = DefaultMaxStreams
+	}
+	if !ok || o.MaxPolls < 0 || o.MaxStreams < 0 || o.MaxBody < 0 || o.MaxConcurrent < 0 {
 		return o, errors.New("http options: limits and timeouts must not be negative")
 	}
 	if o.Logger == nil {
@@ -135,6 +151,9 @@ type Server struct {
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
 	followed atomic.Bool        // by a successor
+	ending   chan struct{}      // closed when the end begins: those who wait are to go
+	polls    chan struct{}      // one value per request that fetches downlinks
+	streams  chan struct{}      // one value per stream
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
 }
 
@@ -161,6 +180,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
 		opts: o, accepter: a, listener: ln, cancel: cancel,
+		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
 		slots: make(chan struct{}, o.MaxConcurrent),
 	}
 	s.http = &http.Server{
@@ -212,6 +232,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// to the server, which would cut it off.
 		_ = s.listener.Close()
 		<-served
+		close(s.ending)
 		s.handOver()
 		s.drain()
 	}

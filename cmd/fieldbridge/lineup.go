@@ -193,7 +193,7 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 	g, l := c.g, c.lineup
 	o := rest.Options{
 		Listen: l.cfg.HTTP.Listen, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
-		Metrics: g.metrics.handler(g.log), States: currentStates{g},
+		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Mailboxes: g.bridge,
 	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:
@@ -244,9 +244,11 @@ func (c *change) routes() map[bridge.DeviceID][]bridge.Route {
 		out[id] = nil
 		for _, dl := range l.layout.routes[id] {
 			r := bridge.Route{Filter: dl.Subtopic}
-			if dl.Serial != "" {
+			switch {
+			case dl.Mailbox:
+			case dl.Serial != "":
 				r.Target, r.To = "serial "+dl.Serial, c.g.metrics.counted(targetSerial, l.lines[dl.Serial])
-			} else {
+			default:
 				r.Target, r.To = webhookName(dl.Webhook), c.g.metrics.counted(targetWebhook, l.hookers[dl.Webhook])
 			}
 			out[id] = append(out[id], r)
