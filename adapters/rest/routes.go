@@ -26,6 +26,15 @@ func (s *Server) routes() http.Handler {
 	r.Head("/healthz", s.healthz)
 	r.Get("/readyz", s.readyz)
 	r.Head("/readyz", s.readyz)
+	r.Group(s.readRoutes)
+	r.Group(s.uplinkRoutes)
+	r.Group(s.downlinkRoutes)
+	return r
+}
+
+// readRoutes are those that tell how things are.
+func (s *Server) readRoutes(r chi.Router) {
+	r.Use(s.allow(Read))
 	if s.opts.Metrics != nil {
 		r.Method(http.MethodGet, "/metrics", s.opts.Metrics)
 		r.Method(http.MethodHead, "/metrics", s.opts.Metrics)
@@ -38,16 +47,23 @@ func (s *Server) routes() http.Handler {
 			r.Head(path, h)
 		}
 	}
+}
+
+// uplinkRoutes are those that take readings. A request without a token takes no
+// slot.
+func (s *Server) uplinkRoutes(r chi.Router) {
+	r.Use(s.allow(Uplink), s.limit)
+	r.Post("/v1/devices/{device}/uplink", s.uplink)
+	r.Post("/v1/devices/{device}/uplink/*", s.uplink)
+}
+
+// downlinkRoutes are those of mailboxes. An answer is taken like a reading.
+func (s *Server) downlinkRoutes(r chi.Router) {
+	r.Use(s.allow(Downlink))
 	if s.opts.Mailboxes != nil {
 		r.Get("/v1/devices/{device}/downlinks", s.downlinks)
 		r.With(s.limit).Delete("/v1/devices/{device}/downlinks/{id}", s.deleteDownlink)
 	}
-	r.Group(func(r chi.Router) {
-		r.Use(s.limit)
-		r.Post("/v1/devices/{device}/uplink", s.uplink)
-		r.Post("/v1/devices/{device}/uplink/*", s.uplink)
-	})
-	return r
 }
 
 // methodNotAllowed answers 405 with Allow (RFC 9110, section 15.5.6), or 404 if

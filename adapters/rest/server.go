@@ -88,6 +88,13 @@ type Options struct {
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
+	// everyone who reaches it.
+	Tokens  []Token
+	clients []*client // made of Tokens
+	// Denied is told of each request that was not let in, from many goroutines
+	// at once. nil: nobody is.
+	Denied func(Denial)
 
 	// MaxPolls and MaxStreams bound the requests that fetch, or wait for,
 	// downlinks, and the streams of them; above, 503.
@@ -139,7 +146,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() (bool, any) { return true, nil }
 	}
-	return o, nil
+	var err error
+	o.clients, err = newClients(o.Tokens)
+	return o, err
 }
 
 // Server is the HTTP endpoint.
