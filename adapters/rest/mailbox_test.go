@@ -145,6 +145,32 @@ func TestMailboxRefusals(t *testing.T) {
 	}
 }
 
+// TestMailboxTokens: a mailbox is for tokens with its device and direction.
+func TestMailboxTokens(t *testing.T) {
+	token := func(name string, d Direction, devices ...string) Token {
+		return Token{Name: name, Digests: []TokenDigest{DigestToken(name)}, Devices: devices, Directions: d}
+	}
+	m := newMailroom(t, Options{Tokens: []Token{
+		token("app", Downlink, "d1"), token("other", Downlink, "d2*"), token("sensor", Uplink|Read, "*"),
+	}})
+	m.put(bridge.Downlink{ID: "a", Payload: []byte("x")})
+	for _, c := range []struct {
+		token, method, path string
+		want                int
+	}{
+		{"", "GET", box, 401}, {"other", "GET", box, 403}, {"sensor", "GET", box, 403}, {"app", "GET", box, 200},
+		{"", "DELETE", box + "/a", 401}, {"other", "DELETE", box + "/a", 403}, {"sensor", "DELETE", box + "/a", 403}, {"app", "DELETE", box + "/a", 204},
+	} {
+		header := map[string]string{}
+		if c.token != "" {
+			header["Authorization"] = "Bearer " + c.token
+		}
+		if status, _, body := m.do(c.method, c.path, header); status != c.want {
+			t.Errorf("%s %s with %q: %d %s, want %d", c.method, c.path, c.token, status, body, c.want)
+		}
+	}
+}
+
 // TestMailboxBounds: above the number of those that may wait, and of streams,
 // others are sent away; those that wait outlive the server's timeouts, and its end
 // sends them home with an answer.
