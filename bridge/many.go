@@ -14,9 +14,10 @@ type Accepted struct {
 }
 
 // AcceptAll takes readings together and waits until each has an end as with
-// Accept. All are given to their devices, in order, before one is waited for, so
-// that those that must be stored go to the spool together. There is one result a
-// reading, at its place. One that is not accepted does not hold up the others.
+// Accept. All are given to their devices, in order, before one is waited for:
+// what must be stored while the spool is busy with a device's earlier ones goes
+// there in one commit. There is one result a reading, at its place. One that is
+// not accepted does not hold up the others.
 //
 // When ctx is done first, the readings without an end have its error, and what
 // becomes of them is not known. With async none waits for the broker (see

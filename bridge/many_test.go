@@ -77,6 +77,26 @@ func TestAcceptAllStoresWhatIsLate(t *testing.T) {
 	})
 }
 
+// What comes while the spool is busy with a device goes there in one commit.
+func TestAcceptAllSharesCommits(t *testing.T) {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		r.down()
+		r.sp.Manual = true
+		var rs []bridge.Reading
+		for _, n := range numbers(50) {
+			rs = append(rs, reading("a", n))
+		}
+		c := r.acceptAll(t.Context(), true, rs...)
+		r.commit()
+		want := slices.Repeat([]string{"stored"}, 50)
+		if got := states(t, c); !slices.Equal(got, want) {
+			t.Errorf("got %q", got)
+		}
+		r.stored(t, numbers(50)...)
+		r.appends(t, 2)
+	})
+}
+
 // Who goes away gets an error for what has no end; that is kept all the same.
 func TestAcceptAllCanceled(t *testing.T) {
 	bubble(t, bridge.Options{AckTimeout: time.Second}, func(t *testing.T, r *rig) {
