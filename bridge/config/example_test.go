@@ -32,6 +32,8 @@ func exampleDir(t testing.TB) string {
 	}
 	writeFile(t, filepath.Join(dir, "secrets/yard"), theSecret, 0o600)
 	writeFile(t, filepath.Join(dir, "tokens/scada"), theSecret, 0o600)
+	writeFile(t, filepath.Join(dir, "secrets/valve"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", 0o600)
+	writeFile(t, filepath.Join(dir, "ca/plc.pem"), cert, 0o644)
 	return dir
 }
 

@@ -114,10 +114,14 @@ type rawDevice struct {
 }
 
 type rawDownlink struct {
-	In       place
-	Subtopic string `toml:"subtopic"`
-	Webhook  string `toml:"webhook"`
-	Serial   string `toml:"serial"`
+	In         place
+	Subtopic   string `toml:"subtopic"`
+	Webhook    string `toml:"webhook"`
+	SecretFile string `toml:"secret_file"`
+	CAFile     string `toml:"ca_file"`
+	Proxy      string `toml:"proxy"`
+	Serial     string `toml:"serial"`
+	Mailbox    bool   `toml:"mailbox"`
 }
 
 const (
@@ -158,15 +162,16 @@ var includable = []string{"connector", "device", "serial"}
 
 // laterKeys are keys, by block, which this version knows but cannot serve yet.
 var laterKeys = map[string][]string{
-	"http":            {"tls_cert_file", "tls_key_file", "client_ca_file"},
-	"device.downlink": {"mailbox", "secret_file"},
+	"http": {"tls_cert_file", "tls_key_file", "client_ca_file"},
 }
 
 // inlineSecrets are keys under which people write a secret into the file, and
 // the keys that are right in each block.
 var (
 	inlineSecrets = []string{"secret", "password", "passphrase", "token", "key", "private_key"}
-	secretKeys    = map[string][]string{"device": {"key_file"}, "connector": {"secret_file", "key_file"}, "http.token": {"token_file"}}
+	secretKeys    = map[string][]string{
+		"device": {"key_file"}, "connector": {"secret_file", "key_file"}, "device.downlink": {"secret_file"}, "http.token": {"token_file"},
+	}
 )
 
 // tag returns the key of a field of a raw struct, or "".

@@ -26,6 +26,7 @@ const (
 	adapterSerial = "serial"
 	targetSerial  = "serial"
 	targetWebhook = "webhook"
+	targetMailbox = "mailbox"
 
 	outcomeAccepted  = "accepted"
 	outcomeDelivered = "delivered"
@@ -86,6 +87,9 @@ func newMetrics(cfg *config.Config, g *gateway) *metrics {
 			m.downlinks.WithLabelValues(target, outcome)
 		}
 	}
+	for _, outcome := range []string{outcomeDelivered, outcomeRefused} {
+		m.downlinks.WithLabelValues(targetMailbox, outcome)
+	}
 	m.addReloads()
 	m.addDenials()
 	for i := range cfg.Connectors {
@@ -111,6 +115,15 @@ func (m *metrics) handler(log *slog.Logger) http.Handler {
 
 // published is bridge.Options.Published.
 func (m *metrics) published(took time.Duration) { m.publish.Observe(took.Seconds()) }
+
+// fetched is bridge.Options.Fetched.
+func (m *metrics) fetched(delivered bool) {
+	outcome := outcomeRefused
+	if delivered {
+		outcome = outcomeDelivered
+	}
+	m.downlinks.WithLabelValues(targetMailbox, outcome).Inc()
+}
 
 // counts are those of a connector's sessions. It may be called without metrics.
 func (m *metrics) counts(connector string) *session.Counts {
