@@ -154,12 +154,25 @@ type countingIntake struct {
 // Accept implements rest.Accepter.
 func (c countingIntake) Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error) {
 	receipt, err := c.Bridge.Accept(ctx, r, how)
+	c.count(receipt, err)
+	return receipt, err
+}
+
+// AcceptAll implements rest.Accepter.
+func (c countingIntake) AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) []bridge.Accepted {
+	all := c.Bridge.AcceptAll(ctx, rs, async)
+	for _, a := range all {
+		c.count(a.Receipt, a.Err)
+	}
+	return all
+}
+
+func (c countingIntake) count(receipt bridge.Receipt, err error) {
 	outcome := readingOutcome(err)
 	if err == nil {
 		outcome = string(receipt.State)
 	}
 	c.m.readings.WithLabelValues(adapterHTTP, outcome).Inc()
-	return receipt, err
 }
 
 // Submit implements serial.Accepter.
