@@ -38,6 +38,9 @@ func (s *Server) routes() http.Handler {
 			r.Head(path, h)
 		}
 	}
+	if s.opts.Events != nil {
+		r.Get("/v1/events", s.events)
+	}
 	r.Group(func(r chi.Router) {
 		r.Use(s.limit)
 		r.Post("/v1/devices/{device}/uplink", s.uplink)

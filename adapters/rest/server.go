@@ -83,6 +83,8 @@ type Options struct {
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+	// Events are what GET /v1/events streams. nil: nothing is at this path.
+	Events *Events
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.
@@ -135,6 +137,7 @@ type Server struct {
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
 	followed atomic.Bool        // by a successor
+	ending   chan struct{}      // closed when the drain begins: streams end
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
 }
 
@@ -161,7 +164,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
 		opts: o, accepter: a, listener: ln, cancel: cancel,
-		slots: make(chan struct{}, o.MaxConcurrent),
+		slots: make(chan struct{}, o.MaxConcurrent), ending: make(chan struct{}),
 	}
 	s.http = &http.Server{
 		Handler:                      s.routes(),
@@ -212,6 +215,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// to the server, which would cut it off.
 		_ = s.listener.Close()
 		<-served
+		close(s.ending)
 		s.handOver()
 		s.drain()
 	}

@@ -96,7 +96,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 		return nil, err
 	}
 	c.lineup.shared = w.shared
-	intake := countingIntake{g.bridge, g.metrics}
+	intake := countingIntake{g.bridge, g.metrics, g.events}
 	l := c.lineup
 	for _, s := range cfg.Serials {
 		if l.ports[s.Name] = c.old.ports[s.Name]; slices.Contains(p.openPorts, s.Name) {
@@ -125,7 +125,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 // wiring is what the sessions of a configuration have in common.
 func (g *gateway) wiring(cfg *config.Config, keys map[bridge.DeviceID]*token.Ring) *wiring {
 	return &wiring{
-		cfg: cfg, signers: keys, log: g.log, downlinks: g.bridge.Downlink,
+		cfg: cfg, signers: keys, log: g.log, downlinks: g.downlink,
 		acked:     g.spool.DownlinkAcked,
 		forgotten: g.spool.SessionLost,
 		down:      func(s *session.Session) { g.bridge.LinkDown(s) },
@@ -179,7 +179,7 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 	g, l := c.g, c.lineup
 	o := rest.Options{
 		Listen: l.cfg.HTTP.Listen, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
-		Metrics: g.metrics.handler(g.log), States: currentStates{g},
+		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub,
 	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:
@@ -231,9 +231,9 @@ func (c *change) routes() map[bridge.DeviceID][]bridge.Route {
 		for _, dl := range l.layout.routes[id] {
 			r := bridge.Route{Filter: dl.Subtopic}
 			if dl.Serial != "" {
-				r.Target, r.To = "serial "+dl.Serial, c.g.metrics.counted(targetSerial, l.targets[dl.Serial])
+				r.Target, r.To = "serial "+dl.Serial, c.g.counted(targetSerial, l.targets[dl.Serial])
 			} else {
-				r.Target, r.To = webhookName(dl.Webhook), c.g.metrics.counted(targetWebhook, l.hooks[dl.Webhook])
+				r.Target, r.To = webhookName(dl.Webhook), c.g.counted(targetWebhook, l.hooks[dl.Webhook])
 			}
 			out[id] = append(out[id], r)
 		}
