@@ -65,6 +65,7 @@ type Bridge struct {
 	devices map[DeviceID]*device
 	open    *Connection        // takes readings of devices that are not listed; nil: none does
 	passing map[DeviceID]*Lane // lanes of such devices, as long as they hold something
+	at      map[Uplink][]*Lane // lanes of the listed devices
 	targets map[Deliverer]*target
 
 	rerouted   chan struct{} // capacity 1: targets came or went
@@ -119,6 +120,7 @@ func New(o Options) *Bridge {
 		logger:  o.Logger,
 		devices: map[DeviceID]*device{},
 		passing: map[DeviceID]*Lane{},
+		at:      map[Uplink][]*Lane{},
 		targets: map[Deliverer]*target{},
 		keys:    map[keyID]*keyed{},
 
@@ -146,7 +148,9 @@ func (b *Bridge) Connect(id DeviceID, c Connection) error {
 	if _, ok := b.devices[id]; ok {
 		return fmt.Errorf("connect %q: %w: the device is connected already", id, ErrInvalid)
 	}
-	b.devices[id] = &device{lane: b.newLane(id, c)}
+	lane := b.newLane(id, c)
+	b.devices[id] = &device{lane: lane}
+	b.at[c.Uplink] = append(b.at[c.Uplink], lane)
 	return nil
 }
 

@@ -112,10 +112,22 @@ func (b *Bridge) Change(c Changes) error {
 		lane.move(to)
 		lane.hold(-1) // forgets it if there is nothing to keep it for
 	}
+	b.index()
 	for _, at := range recalled {
 		at.offer()
 	}
 	return nil
+}
+
+// index notes which listed devices are at which uplink.
+func (b *Bridge) index() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.at)
+	for _, d := range b.devices {
+		u := d.lane.terms.Load().Uplink
+		b.at[u] = append(b.at[u], d.lane)
+	}
 }
 
 // census is what the spool holds. Until release is called no lane of a device

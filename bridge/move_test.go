@@ -71,6 +71,33 @@ func silent(t testing.TB, up *bridgetest.Uplink) {
 	}
 }
 
+// A link that fails concerns the devices that are there now, listed or not, and no
+// others.
+func TestLinkDownAfterMoves(t *testing.T) {
+	movers(t, func(t *testing.T, r *rig, other *bridgetest.Uplink) {
+		there := bridge.Connection{Uplink: other}
+		r.change(t, bridge.Changes{Connect: map[bridge.DeviceID]bridge.Connection{"a": there, "new": there}, Others: &there})
+		for _, id := range []bridge.DeviceID{"a", "b", "new", "guest"} {
+			r.submit(t, id, "of "+string(id))
+		}
+		other.SetTrouble("the broker is away")
+		r.LinkDown(other)
+		synctest.Wait()
+		found := map[string]bool{} // in any order: they are of different devices
+		for _, s := range r.sp.Rows() {
+			found[string(s.Payload)] = true
+		}
+		if len(found) != 3 || !found["of a"] || !found["of new"] || !found["of guest"] {
+			t.Errorf("stored: %v", found)
+		}
+		r.down()
+		synctest.Wait()
+		if rows := r.sp.Rows(); len(rows) != 4 || string(rows[3].Payload) != "of b" {
+			t.Errorf("%d are stored in the end", len(rows))
+		}
+	})
+}
+
 // What waits goes by the new uplink, behind what the old one has in flight.
 func TestMoveWaitsForTheOldUplink(t *testing.T) {
 	movers(t, func(t *testing.T, r *rig, other *bridgetest.Uplink) {

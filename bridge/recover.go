@@ -3,6 +3,8 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -77,11 +79,21 @@ func (b *Bridge) Recover() (strangers int64, err error) {
 // LinkDown stores at once what has been given to an uplink that lost its
 // connection and is in memory only.
 func (b *Bridge) LinkDown(u Uplink) {
-	for _, l := range b.lanes() {
-		if l.terms.Load().Uplink == u {
-			l.spillNow()
-		}
+	for _, l := range b.lanesAt(u) {
+		l.spillNow()
 	}
+}
+
+// lanesAt looks only where the uplink's lanes can be: when a broker goes, all its
+// sessions ask at once.
+func (b *Bridge) lanesAt(u Uplink) []*Lane {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	lanes := slices.Clone(b.at[u])
+	if b.open != nil && b.open.Uplink == u {
+		lanes = slices.AppendSeq(lanes, maps.Values(b.passing))
+	}
+	return lanes
 }
 
 func (b *Bridge) lanes() []*Lane {

@@ -106,7 +106,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			again = closed
 		}
 		select {
-		case <-s.ending: // first: it can be at the same time as others
+		case <-s.shut: // first: it can be at the same time as others
 			return
 		default:
 		}
@@ -116,7 +116,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			if st.keepAlive() != nil {
 				return
 			}
-		case <-s.ending:
+		case <-s.shut:
 			return
 		case <-r.Context().Done():
 			return

@@ -137,7 +137,7 @@ type Server struct {
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
 	followed atomic.Bool        // by a successor
-	ending   chan struct{}      // closed when the drain begins: streams end
+	shut     chan struct{}      // closed when no connection is accepted any more: streams end
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
 }
 
@@ -164,7 +164,8 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
 		opts: o, accepter: a, listener: ln, cancel: cancel,
-		slots: make(chan struct{}, o.MaxConcurrent), ending: make(chan struct{}),
+		shut:  make(chan struct{}),
+		slots: make(chan struct{}, o.MaxConcurrent),
 	}
 	s.http = &http.Server{
 		Handler:                      s.routes(),
@@ -183,6 +184,10 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 
 // Addr is the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Shut is closed when Run accepts no connection any more. What is accepted from
+// then on is a successor's.
+func (s *Server) Shut() <-chan struct{} { return s.shut }
 
 // Close releases the listener of a server that will not run. During Run it ends
 // Run without a drain; after it, it does nothing.
@@ -205,6 +210,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var err error
 	select {
 	case err = <-served:
+		close(s.shut)
 		if errors.Is(err, http.ErrServerClosed) {
 			err = nil // by Close
 		} else {
@@ -215,7 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// to the server, which would cut it off.
 		_ = s.listener.Close()
 		<-served
-		close(s.ending)
+		close(s.shut)
 		s.handOver()
 		s.drain()
 	}

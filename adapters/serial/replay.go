@@ -62,14 +62,57 @@ func (r *Recorder) Record(e Event) {
 // Err is the first error of writing.
 func (r *Recorder) Err() error { return r.err }
 
+// recording reads what a Recorder has written.
+type recording struct {
+	lines *bufio.Scanner
+	n     int // of the line
+}
+
+// maxReplayLine bounds a line of a recording: what one read takes, in
+// hexadecimal.
+const maxReplayLine = 4*readSize + 256
+
+func newRecording(r io.Reader) *recording {
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, maxReplayLine)
+	return &recording{lines: s}
+}
+
+// next gives the next bytes that came in and when, counted from the beginning.
+// At the end of the recording the error is io.EOF, unwrapped.
+func (r *recording) next() (at time.Duration, in []byte, err error) {
+	for {
+		r.n++
+		if !r.lines.Scan() {
+			if err := r.lines.Err(); err != nil {
+				return 0, nil, fmt.Errorf("recording, line %d: %w", r.n, err)
+			}
+			return 0, nil, io.EOF
+		}
+		var line recorded
+		if err := json.Unmarshal(r.lines.Bytes(), &line); err != nil {
+			return 0, nil, fmt.Errorf("recording, line %d: %w: it must be a line of listen --record", r.n, err)
+		}
+		const day = 24 * 60 * 60
+		if line.At < 0 || line.At > 365*day {
+			return 0, nil, fmt.Errorf("recording, line %d: at must be the seconds since its beginning (got %g)", r.n, line.At)
+		}
+		if in, err = hex.DecodeString(line.In); err != nil {
+			return 0, nil, fmt.Errorf("recording, line %d: in: %w", r.n, err)
+		}
+		if len(in) > 0 {
+			return time.Duration(line.At * float64(time.Second)), in, nil
+		}
+	}
+}
+
 // replay is a wire that gives what a recording has, in its time. At its end it
 // is silent. What is written to it is taken and lost.
 type replay struct {
-	file  *os.File
-	lines *bufio.Scanner
-	n     int // of the line
-	began time.Time
-	rest  []byte
+	file      *os.File
+	recording *recording
+	began     time.Time
+	rest      []byte
 
 	stop  chan struct{}
 	once  sync.Once
@@ -77,64 +120,35 @@ type replay struct {
 	cause error
 }
 
-// maxReplayLine bounds a line of a recording: what one read takes, in
-// hexadecimal.
-const maxReplayLine = 4*readSize + 256
-
 func openReplay(path string) (*replay, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open recording: %w", err)
 	}
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, maxReplayLine)
-	return &replay{file: f, lines: s, began: time.Now(), stop: make(chan struct{})}, nil
+	return &replay{file: f, recording: newRecording(f), began: time.Now(), stop: make(chan struct{})}, nil
 }
 
 func (r *replay) read(p []byte) (int, error) {
-	for len(r.rest) == 0 {
-		line, err := r.next()
+	if len(r.rest) == 0 {
+		at, in, err := r.recording.next()
 		if err == io.EOF {
 			<-r.stop
 		}
 		if err != nil {
 			return 0, errors.Join(r.failed(), err)
 		}
-		if line.In == "" {
-			continue
-		}
-		if r.rest, err = hex.DecodeString(line.In); err != nil {
-			return 0, fmt.Errorf("recording, line %d: in: %w", r.n, err)
-		}
-		timer := time.NewTimer(time.Until(r.began.Add(time.Duration(line.At * float64(time.Second)))))
+		timer := time.NewTimer(time.Until(r.began.Add(at)))
 		select {
 		case <-timer.C:
 		case <-r.stop:
 			timer.Stop()
 			return 0, r.failed()
 		}
+		r.rest = in
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
-}
-
-func (r *replay) next() (line recorded, err error) {
-	r.n++
-	if !r.lines.Scan() {
-		if err := r.lines.Err(); err != nil {
-			return line, fmt.Errorf("recording, line %d: %w", r.n, err)
-		}
-		return line, io.EOF
-	}
-	if err := json.Unmarshal(r.lines.Bytes(), &line); err != nil {
-		return line, fmt.Errorf("recording, line %d: %w: it must be a line of listen --record", r.n, err)
-	}
-	const day = 24 * 60 * 60
-	if line.At < 0 || line.At > 365*day {
-		return line, fmt.Errorf("recording, line %d: at must be the seconds since its beginning (got %g)", r.n, line.At)
-	}
-	return line, nil
 }
 
 func (r *replay) failed() error {

@@ -62,6 +62,9 @@ func (b *Broker) bind(c *conn, present bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sessions[c.client.ID]
+	if s != nil {
+		b.takeOver(s.conn)
+	}
 	if s == nil || !present {
 		s = &session{filters: map[string]byte{}}
 		b.sessions[c.client.ID] = s
@@ -71,6 +74,20 @@ func (b *Broker) bind(c *conn, present bool) {
 		s.window = int(n)
 	}
 	c.session = s
+}
+
+// takeOver ends the connection that a client id had until now [MQTT-3.1.4-3].
+// mochi has done so unless the two CONNECTs came at the same moment: then it
+// sees neither from the other. The caller holds b.mu.
+func (b *Broker) takeOver(former *conn) {
+	if former == nil || b.closed {
+		return
+	}
+	select {
+	case <-former.gate.closed:
+	default:
+		b.wg.Go(func() { b.sendDisconnect(former, 0x8E) })
+	}
 }
 
 // Publish sends a downlink, at QoS 1 or what the subscription was granted, to

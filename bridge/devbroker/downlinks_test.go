@@ -3,6 +3,7 @@ package devbroker_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,50 @@ func TestTakeOver(t *testing.T) {
 		t.Error("the session is gone")
 	}
 	second.ping()
+}
+
+// Two CONNECTs with one client id at the same moment: one connection remains.
+func TestTakeOverAtOnce(t *testing.T) {
+	b := newBroker(t, nil)
+	addr := listen(t, b)
+	for range 50 {
+		both := []*wire{dial(t, addr), dial(t, addr)}
+		c := deviceConnect(t, dev)
+		ended := make(chan *wire, len(both))
+		answered := make(chan *wire, 1)
+		for _, w := range both {
+			go func() {
+				_, _ = c.WriteTo(w.Conn)
+				_ = w.SetReadDeadline(time.Now().Add(patience))
+				for {
+					p, err := packets.ReadPacket(w.Conn)
+					if err != nil {
+						if errors.Is(err, os.ErrDeadlineExceeded) {
+							t.Error("both remain")
+						}
+						ended <- w
+						return
+					}
+					if p.Type == packets.PINGRESP {
+						answered <- w
+					}
+				}
+			}()
+		}
+		lost := <-ended
+		left := both[0]
+		if left == lost {
+			left = both[1]
+		}
+		left.send(packets.NewControlPacket(packets.PINGREQ))
+		select {
+		case <-answered:
+		case <-ended:
+			t.Fatal("both have been thrown out")
+		}
+		_ = left.Conn.Close()
+		<-ended
+	}
 }
 
 func TestSessionEnds(t *testing.T) {

@@ -21,16 +21,25 @@ func (e errSilent) Error() string {
 // both sent and received within it: the broker wants to hear from us, and we
 // from it. What comes then, whatever it is, is the answer. If nothing does
 // within half the keep alive, the connection is dead: so that is noticed before
-// one and a half keep alives are over, as the broker does on its side.
+// one and a half keep alives are over, as the broker does on its side. The answer
+// is looked for then and not before: it need not wake anybody.
 func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
 	sent, received := c.link.conn.quiet(now)
-	if !c.pinged.IsZero() && received <= now.Sub(c.pinged) {
-		c.pinged = time.Time{}
+	if !c.pinged.IsZero() {
+		since := now.Sub(c.pinged)
+		came := received <= since
+		if c.hushed && (came || since >= c.keepAlive/2) {
+			c.hushed = false
+			came = heed(c.link.conn.Conn) || came
+		}
+		if came {
+			c.pinged, received = time.Time{}, min(received, since)
+		}
 	}
 	if c.pinged.IsZero() {
 		wait = together(now, c.keepAlive-min(c.keepAlive/8, 5*time.Second)-max(sent, received), c.keepAlive/12)
 		if wait <= 0 {
-			c.pinged = now
+			c.pinged, c.hushed = now, hush(c.link.conn.Conn)
 			c.link.conn.packet(packets.PINGREQ<<4, 0)
 			c.link.conn.release()
 			wait = c.keepAlive / 2

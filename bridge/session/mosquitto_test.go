@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fieldbridge/bridge"
+	"fieldbridge/bridge/freeport"
 )
 
 // mosquitto is one on a free loopback port. Where CI is not "true" a machine
@@ -31,13 +32,10 @@ func mosquitto(t *testing.T) (broker *os.Process, addr string) {
 		}
 		t.Skipf("%v: install the package mosquitto to run this test", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if addr, err = freeport.Loopback(); err != nil {
 		t.Fatal(err)
 	}
-	addr = l.Addr().String()
 	_, port, _ := net.SplitHostPort(addr)
-	_ = l.Close()
 	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
 	if err := os.WriteFile(conf, []byte("listener "+port+" 127.0.0.1\nallow_anonymous true\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -85,6 +85,7 @@ type connection struct {
 	noWildcards bool
 	keepAlive   time.Duration
 	pinged      time.Time // when the last PINGREQ was sent; zero if it is answered
+	hushed      bool      // its answer is kept by the kernel until it is looked for
 	used        time.Time // when something was last sent, or came; of a session on demand
 
 	look *time.Timer // signals; one for all that is waited for

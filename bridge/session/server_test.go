@@ -15,10 +15,11 @@ import (
 )
 
 // server is a broker made by hand: it does what the test says, packet by
-// packet. Its network is net.Pipe, so it works inside a synctest bubble.
+// packet. With net.Pipe for a network it works inside a synctest bubble.
 type server struct {
 	t     testing.TB
 	conns chan *peer
+	pair  func() (client, conn net.Conn) // makes connections; default: net.Pipe
 
 	mu    sync.Mutex // guards what follows
 	away  error      // what dialing fails with
@@ -26,7 +27,7 @@ type server struct {
 }
 
 func newServer(t testing.TB) *server {
-	return &server{t: t, conns: make(chan *peer, 1000)}
+	return &server{t: t, conns: make(chan *peer, 1000), pair: net.Pipe}
 }
 
 func (s *server) dial(context.Context, string, string) (net.Conn, error) {
@@ -36,7 +37,7 @@ func (s *server) dial(context.Context, string, string) (net.Conn, error) {
 	if s.away != nil {
 		return nil, s.away
 	}
-	client, conn := net.Pipe()
+	client, conn := s.pair()
 	p := &peer{t: s.t, Conn: conn, in: make(chan packets.Packet, 10_000), out: make(chan []byte, 10_000), frozen: make(chan struct{})}
 	ended := make(chan struct{})
 	go p.read(ended)

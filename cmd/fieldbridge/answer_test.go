@@ -158,7 +158,7 @@ var answerKills = flag.Int("answerkills", 6, "how often TestKillAnswers kills th
 // downlinks: each has an answer in the end, some have several.
 func TestKillAnswers(t *testing.T) {
 	mosqNeed(t)
-	k := &killRun{t: t, binary: buildProgram(t), http: mosqFreeAddr(t), line: openPTY(t), log: &mosqLog{}, accepted: map[string]int{}}
+	k := &killRun{t: t, binary: buildProgram(t), http: freeAddr(t), line: openPTY(t), log: &mosqLog{}, accepted: map[string]int{}}
 	k.broker = mosqStart(t, mosqOptions{extra: "max_queued_messages 0\n"})
 	k.line.respond()
 	k.config = writeConfig(t, fmt.Sprintf(`

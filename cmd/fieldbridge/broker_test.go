@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/eclipse/paho.golang/paho"
+
+	"fieldbridge/bridge/freeport"
 )
 
 // pahoClient is a client that is none of ours.
@@ -112,12 +114,11 @@ secret_file = "yard.secret"
 // freeAddr is an address on which nobody listens, for what binds it itself.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func TestBrokerChecksOneAudience(t *testing.T) {

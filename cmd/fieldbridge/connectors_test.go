@@ -44,7 +44,7 @@ func (ca *mosqCA) client(name string, until time.Time) (cert, key string) {
 // mosqSecond is a further listener of a broker.
 func mosqSecond(t *testing.T, lines string) (addr, extra string) {
 	t.Helper()
-	addr = mosqFreeAddr(t)
+	addr = freeAddr(t)
 	host, port, _ := net.SplitHostPort(addr)
 	return addr, fmt.Sprintf("listener %s %s\n%s\n", port, host, lines)
 }

@@ -36,6 +36,7 @@ type listedPackage struct {
 var reservedPackages = map[string][]string{
 	modulePath + "/bridge/bridgetest": nil,
 	modulePath + "/bridge/devbroker":  {modulePath + "/cmd/fieldbridge"},
+	modulePath + "/bridge/freeport":   {modulePath + "/bridge/session/loadtest"},
 	"github.com/mochi-mqtt/server":    {modulePath + "/bridge/devbroker"},
 	"github.com/creack/pty":           {modulePath + "/cmd/fieldbridge"},
 	"github.com/google/go-cmp":        {modulePath + "/bridge/bridgetest"},

@@ -92,7 +92,7 @@ type killRun struct {
 
 func newKillRun(t *testing.T) *killRun {
 	k := &killRun{
-		t: t, binary: buildProgram(t), http: mosqFreeAddr(t),
+		t: t, binary: buildProgram(t), http: freeAddr(t),
 		line: openPTY(t), log: &mosqLog{}, accepted: map[string]int{},
 	}
 	// The broker is asked to keep what it acknowledged over an orderly restart,

@@ -33,12 +33,12 @@ func limitMemory(cfg *config.Config) {
 func memoryLimit(cfg *config.Config) int64 {
 	connections := len(cfg.Serials)
 	for i := range cfg.Connectors {
-		if cfg.Connectors[i].Auth == config.AuthUplinkSecret {
+		if !cfg.Connectors[i].PerDevice {
 			connections++
 		}
 	}
 	for _, d := range cfg.Devices {
-		if cfg.Connector(d.ConnectorName).Auth == config.AuthDeviceCredentials {
+		if cfg.Connector(d.ConnectorName).PerDevice {
 			connections++
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"testing"
 
 	"fieldbridge/bridge/config"
@@ -23,6 +24,20 @@ func TestMemoryLimit(t *testing.T) {
 	limitMemory(cfg)
 	if got := debug.SetMemoryLimit(-1); got != want {
 		t.Errorf("%d bytes, want %d", got, want)
+	}
+	own := *cfg
+	own.Connectors = slices.Clone(cfg.Connectors)
+	for i := range own.Connectors {
+		own.Connectors[i].PerDevice = true // the third has one, too, and nobody shares any more
+	}
+	limitMemory(&own)
+	if got := debug.SetMemoryLimit(-1); got != want {
+		t.Errorf("%d bytes for sessions of their own, want %d", got, want)
+	}
+	own.Devices = append(slices.Clone(own.Devices), own.Devices[2])
+	limitMemory(&own)
+	if got := debug.SetMemoryLimit(-1); got != want+64<<10+4<<10 {
+		t.Errorf("%d bytes for one more, want %d", got, want+64<<10+4<<10)
 	}
 	t.Setenv("GOMEMLIMIT", "1GiB")
 	debug.SetMemoryLimit(1 << 30)

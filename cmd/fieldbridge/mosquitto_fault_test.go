@@ -87,7 +87,7 @@ func TestMosquittoRenewal(t *testing.T) {
 // TestMosquittoComesLater starts the gateway before the broker.
 func TestMosquittoComesLater(t *testing.T) {
 	mosqNeed(t)
-	addr := mosqFreeAddr(t)
+	addr := freeAddr(t)
 	line := openPTY(t)
 	g := startGateway(t, fmt.Sprintf(mosqJWTConfig, addr)+fmt.Sprintf(mosqPort, line.Path),
 		map[string]string{"pump-1.pem": mosqKey(t)})

@@ -67,23 +67,13 @@ type mosqOptions struct {
 	quiet          bool   // the log has no line for each packet
 }
 
-func mosqFreeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // mosqStart starts a broker and waits until it listens.
 func mosqStart(t *testing.T, o mosqOptions) *mosqBroker {
 	t.Helper()
 	mosqNeed(t)
 	dir := t.TempDir()
 	if o.addr == "" {
-		o.addr = mosqFreeAddr(t)
+		o.addr = freeAddr(t)
 	}
 	b := &mosqBroker{t: t, addr: o.addr, conf: filepath.Join(dir, "mosquitto.conf"), log: &mosqLog{}}
 	b.host, b.port, _ = net.SplitHostPort(o.addr)

@@ -145,7 +145,8 @@ func (c *change) commit(ctx contexts) error {
 	if l.http != old.http {
 		before := g.serving
 		g.serving = g.intake.start(ctx.intake, l.http.Run)
-		before.cancel() // it answers what it has begun
+		before.cancel()   // it answers what it has begun
+		<-old.http.Shut() // who connects after the reload gets the new rules
 	}
 	for url, t := range old.hooks {
 		if l.hooks[url] == nil {

@@ -221,7 +221,7 @@ func TestReloadOfHTTP(t *testing.T) {
 	if a := g.post("app", "", "text/plain", "12345"); a.Status != http.StatusOK || g.HTTP != before {
 		t.Errorf("answer %+v at %s, was %s", a, g.HTTP, before)
 	}
-	next := mosqFreeAddr(t)
+	next := freeAddr(t)
 	g.reload(text + fmt.Sprintf("[http]\nlisten = %q\n", next))
 	if a := g.post("app", "", "text/plain", "x"); a.Status != http.StatusOK || g.HTTP != next {
 		t.Errorf("answer %+v at %s, want %s", a, g.HTTP, next)

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"fieldbridge/bridge/freeport"
 )
 
 // broker is a Mosquitto with two listeners on loopback: one for the sessions,
@@ -50,16 +52,14 @@ func findMosquitto() (string, error) {
 // is written when it is told to end, and never else.
 func newBroker(dir string, o options) (*broker, error) {
 	b := &broker{conf: filepath.Join(dir, "mosquitto.conf")}
-	var addrs [2]string
-	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("free port: %w", err)
+	for b.sessions == b.witness {
+		for _, addr := range []*string{&b.sessions, &b.witness} {
+			var err error
+			if *addr, err = freeport.Loopback(); err != nil {
+				return nil, err
+			}
 		}
-		addrs[i] = l.Addr().String()
-		defer l.Close() // held meanwhile, so that the two differ
 	}
-	b.sessions, b.witness = addrs[0], addrs[1]
 	listener := func(addr string) string {
 		host, port, _ := net.SplitHostPort(addr)
 		return fmt.Sprintf("listener %s %s\n", port, host)
