@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,5 +234,71 @@ func TestEventsCostNothingUnwatched(t *testing.T) {
 		h.Tell(Event{Kind: PortUp})
 	}); n != 0 || h.ring != nil {
 		t.Errorf("%v allocations, ring %d", n, len(h.ring))
+	}
+}
+
+func FuzzEventRequest(f *testing.F) {
+	for _, query := range []string{"", "device=d1", "device=d1&device=%C3%BC", "kind=reading", "kind=spool.full&kind=spool", "kind=reading.", "device=", "device=a%2Fb", "payload=1", "a;b", "&&", "kind=%zz"} {
+		f.Add(query, "")
+	}
+	for _, last := range []string{"x", "-", "-1", "00000000-0", "this-0", "this-1", "this-2", "this-3", "this--1", "this-+1", "this-18446744073709551615", "this-18446744073709551616"} {
+		f.Add("", last)
+	}
+	h := &Events{}
+	held, _ := h.watch("") // the ring stays
+	f.Cleanup(held.end)
+	for range 3 {
+		h.Tell(Event{Kind: PortUp})
+	}
+	f.Fuzz(func(t *testing.T, query, last string) {
+		checkEventFilter(t, query)
+		// An epoch is drawn anew each time: "this" stands for it.
+		if number, ok := strings.CutPrefix(last, "this-"); ok {
+			last = h.epoch + "-" + number
+		}
+		w, ok := h.watch(last)
+		if !ok {
+			t.Fatal("too many")
+		}
+		defer w.end()
+		switch {
+		case w.at > 3 || w.gap && w.at != 3:
+			t.Fatalf("behind %q: at %d, gap %v", last, w.at, w.gap)
+		case last != "" && !w.gap && w.id(w.at-1) != last && !strings.HasPrefix(last, h.epoch+"-0"):
+			t.Fatalf("behind %q: at %d", last, w.at)
+		}
+		at := w.at
+		if events, first, missed := w.take(make([]Event, 0, 4)); first != at || missed != 0 || uint64(len(events)) != 3-at {
+			t.Fatalf("behind %q: first %d, missed %d, %d events", last, first, missed, len(events))
+		}
+	})
+}
+
+// checkEventFilter holds for every query: it is refused with words that can be
+// shown, or it shows what it names.
+func checkEventFilter(t *testing.T, query string) {
+	t.Helper()
+	filter, err := parseEventFilter(query)
+	if err != nil {
+		if p := problemOf(err); p == nil || p.status != http.StatusBadRequest || len(p.detail) > 1000 {
+			t.Fatalf("%q: error %v", query, err)
+		}
+		return
+	}
+	for _, d := range filter.devices {
+		if again, err := bridge.ParseDeviceID(string(d)); err != nil || again != d {
+			t.Fatalf("%q: device %q (%v)", query, d, err)
+		}
+	}
+	for _, kind := range eventKinds {
+		wanted := len(filter.kinds) == 0 || slices.Contains(filter.kinds, kind)
+		if e := (&Event{Kind: kind, Device: "none of them\x00"}); filter.shows(e) != (wanted && len(filter.devices) == 0) {
+			t.Fatalf("%q shows %s of a device that it does not name", query, kind)
+		}
+		for _, d := range filter.devices {
+			if filter.shows(&Event{Kind: kind, Device: d}) != wanted {
+				t.Fatalf("%q: %s of %q", query, kind, d)
+			}
+		}
 	}
 }

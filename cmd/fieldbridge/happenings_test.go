@@ -99,7 +99,8 @@ func TestEventsOfAGateway(t *testing.T) {
 		}
 		return 0
 	})
-	g := startGateway(t, s.config("", "", fmt.Sprintf(routesText, hook.URL, display.Path, other.Path)), s.Files)
+	routes := strings.ReplaceAll(fmt.Sprintf(routesText, hook.URL, display.Path, other.Path), `/app"`, `/app?key=hook-secret"`)
+	g := startGateway(t, s.config("", "", routes), s.Files)
 	g.awaitUp()
 	g.awaitPorts()
 	w := g.watchEvents()
@@ -124,7 +125,7 @@ func TestEventsOfAGateway(t *testing.T) {
 		Bytes: new(12), Reason: "410"})
 
 	s.Broker.HoldAcks(true)
-	g.post("app", "", "text/plain", "kept-payload")
+	g.with(http.Header{"Content-Type": {"text/plain"}, "Prefer": {"respond-async"}}, "kept-payload") // no wait for ack_timeout
 	w.await(rest.Event{Kind: rest.ReadingStored, Device: "app", ID: "some", ContentType: "text/plain", Bytes: new(12)})
 	s.Broker.RefuseConnects(0x88)
 	s.Broker.DropAll()
@@ -135,7 +136,7 @@ func TestEventsOfAGateway(t *testing.T) {
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, private := range []string{yardSecret, "/up/", "/down/", "-payload"} {
+	for _, private := range []string{yardSecret, "hook-secret", "/up/", "/down/", "-payload"} {
 		if strings.Contains(w.text.String(), private) {
 			t.Errorf("the events show %q:\n%s", private, w.text.String())
 		}
