@@ -26,9 +26,15 @@ type missedEvents struct {
 type eventFilter struct {
 	devices []bridge.DeviceID
 	kinds   []string
+	// client sees its devices; events without one are for those with all. nil
+	// sees everything.
+	client *client
 }
 
 func (f *eventFilter) shows(e *Event) bool {
+	if c := f.client; c != nil && !c.mayUseAll() && (e.Device == "" || !c.mayUse(e.Device)) {
+		return false
+	}
 	if len(f.devices) > 0 && !slices.Contains(f.devices, e.Device) {
 		return false
 	}
@@ -69,10 +75,25 @@ func parseEventFilter(query string) (eventFilter, error) {
 	return f, nil
 }
 
+// eventFilter is what a request asks for and its token may see.
+func (s *Server) eventFilter(r *http.Request) (eventFilter, error) {
+	f, err := parseEventFilter(r.URL.RawQuery)
+	if err != nil {
+		return f, err
+	}
+	for _, d := range f.devices {
+		if err := s.mayUse(r, d); err != nil {
+			return f, err
+		}
+	}
+	f.client = clientOf(r)
+	return f, nil
+}
+
 // events answers GET /v1/events. The stream ends when the client is gone or
 // takes nothing, or the server ends.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	filter, err := parseEventFilter(r.URL.RawQuery)
+	filter, err := s.eventFilter(r)
 	if err != nil {
 		s.fail(w, err)
 		return

@@ -27,8 +27,8 @@ type eventReader struct {
 	r    *bufio.Reader
 }
 
-// watchEvents opens a stream; query may be "".
-func watchEvents(t testing.TB, s *running, query, last string) *eventReader {
+// watchEvents opens a stream; query may be "". header is of names and values.
+func watchEvents(t testing.TB, s *running, query, last string, header ...string) *eventReader {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, s.url("/v1/events"+query), nil)
 	if err != nil {
@@ -36,6 +36,9 @@ func watchEvents(t testing.TB, s *running, query, last string) *eventReader {
 	}
 	if last != "" {
 		req.Header.Set("Last-Event-ID", last)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	resp, err := newClient(t).Do(req)
 	if err != nil {
@@ -107,6 +110,41 @@ func TestEventsAreFiltered(t *testing.T) {
 				t.Errorf("with a filter %+v, want %+v", f, e)
 			}
 		}
+	}
+}
+
+func TestEventsAreScopedToTokens(t *testing.T) {
+	h := &Events{}
+	s := start(t, Options{Events: h, Tokens: someTokens()}, newIntake())
+	all := watchEvents(t, s, "", "", "Authorization", "Bearer "+readToken)
+	hall := watchEvents(t, s, "", "", "Authorization", "Bearer "+hallToken)
+	for _, d := range []bridge.DeviceID{"", "d1", "d2", "a b", "x", "d3"} {
+		tell(h, SessionUp, d)
+		e := all.next()
+		var got Event
+		if err := json.Unmarshal([]byte(e.data), &got); err != nil || got.Device != d {
+			t.Fatalf("%+v (%v), want one of %q", e, err, d)
+		}
+		if d == "" || d == "d2" || d == "x" {
+			continue
+		}
+		if f := hall.next(); f != e {
+			t.Errorf("the token for some devices sees %+v, want %+v", f, e)
+		}
+	}
+	for token, want := range map[string]struct {
+		status int
+		detail string
+	}{
+		"":                                     {http.StatusUnauthorized, "a token is needed"},
+		"Authorization: Bearer " + hallToken:   {http.StatusForbidden, "not for this device"},
+		"Authorization: Bearer " + "not-known": {http.StatusUnauthorized, "not one of this gateway's"},
+	} {
+		var header []string
+		if token != "" {
+			header = []string{token}
+		}
+		checkProblem(t, sendRaw(t, s.Addr(), request("GET", "/v1/events?device=d1&device=d2", "", header...)), want.status, want.detail)
 	}
 }
 

@@ -26,6 +26,14 @@ func (s *Server) routes() http.Handler {
 	r.Head("/healthz", s.healthz)
 	r.Get("/readyz", s.readyz)
 	r.Head("/readyz", s.readyz)
+	r.Group(s.readRoutes)
+	r.Group(s.uplinkRoutes)
+	return r
+}
+
+// readRoutes are those that tell how things are.
+func (s *Server) readRoutes(r chi.Router) {
+	r.Use(s.allow(Read))
 	if s.opts.Metrics != nil {
 		r.Method(http.MethodGet, "/metrics", s.opts.Metrics)
 		r.Method(http.MethodHead, "/metrics", s.opts.Metrics)
@@ -41,12 +49,14 @@ func (s *Server) routes() http.Handler {
 	if s.opts.Events != nil {
 		r.Get("/v1/events", s.events)
 	}
-	r.Group(func(r chi.Router) {
-		r.Use(s.limit)
-		r.Post("/v1/devices/{device}/uplink", s.uplink)
-		r.Post("/v1/devices/{device}/uplink/*", s.uplink)
-	})
-	return r
+}
+
+// uplinkRoutes are those that take readings. A request without a token takes no
+// slot.
+func (s *Server) uplinkRoutes(r chi.Router) {
+	r.Use(s.allow(Uplink), s.limit)
+	r.Post("/v1/devices/{device}/uplink", s.uplink)
+	r.Post("/v1/devices/{device}/uplink/*", s.uplink)
 }
 
 // methodNotAllowed answers 405 with Allow (RFC 9110, section 15.5.6), or 404 if

@@ -85,6 +85,13 @@ type Options struct {
 	States States
 	// Events are what GET /v1/events streams. nil: nothing is at this path.
 	Events *Events
+	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
+	// everyone who reaches it.
+	Tokens  []Token
+	clients []*client // made of Tokens
+	// Denied is told of each request that was not let in, from many goroutines
+	// at once. nil: nobody is.
+	Denied func(Denial)
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.
@@ -125,7 +132,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() (bool, any) { return true, nil }
 	}
-	return o, nil
+	var err error
+	o.clients, err = newClients(o.Tokens)
+	return o, err
 }
 
 // Server is the HTTP endpoint.

@@ -94,7 +94,7 @@ func (s *Server) devices(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	page, more := s.opts.States.Devices(after, limit)
+	page, more := s.listDevices(clientOf(r), after, limit)
 	body := devicePage{Devices: page}
 	if page == nil {
 		body.Devices = []DeviceState{} // an empty list is [], not null
@@ -103,6 +103,30 @@ func (s *Server) devices(w http.ResponseWriter, r *http.Request) {
 		body.Next = page[len(page)-1].Device
 	}
 	writeJSON(w, http.StatusOK, "application/json", body)
+}
+
+// listDevices is States.Devices of those that the client may use. nil is a
+// client that may use all.
+func (s *Server) listDevices(c *client, after string, limit int) (page []DeviceState, more bool) {
+	if c == nil || c.mayUseAll() {
+		return s.opts.States.Devices(after, limit)
+	}
+	for {
+		all, others := s.opts.States.Devices(after, maxPage)
+		for _, d := range all {
+			switch {
+			case !c.mayUse(d.Device):
+			case len(page) == limit:
+				return page, true
+			default:
+				page = append(page, d)
+			}
+		}
+		if !others || len(all) == 0 {
+			return page, false
+		}
+		after = string(all[len(all)-1].Device)
+	}
 }
 
 func (s *Server) device(w http.ResponseWriter, r *http.Request) {
