@@ -48,6 +48,9 @@ type Options struct {
 	// not change or keep what they are given.
 	Delivered func(*Reading)
 	GaveUp    func(d *Downlink, why error)
+	// Fetched is told, if set, of each downlink that leaves a mailbox: an app has
+	// it, or else it has expired. It must not block.
+	Fetched func(delivered bool)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -67,6 +70,7 @@ type Bridge struct {
 	passing map[DeviceID]*Lane // lanes of such devices, as long as they hold something
 	at      map[Uplink][]*Lane // lanes of the listed devices
 	targets map[Deliverer]*target
+	boxes   map[DeviceID]*Mailbox
 
 	rerouted   chan struct{} // capacity 1: targets came or went
 	ackTimeout atomic.Int64  // nanoseconds
@@ -122,6 +126,7 @@ func New(o Options) *Bridge {
 		passing: map[DeviceID]*Lane{},
 		at:      map[Uplink][]*Lane{},
 		targets: map[Deliverer]*target{},
+		boxes:   map[DeviceID]*Mailbox{},
 		keys:    map[keyID]*keyed{},
 
 		rerouted: make(chan struct{}, 1),
@@ -372,8 +377,12 @@ func (b *Bridge) Drain(ctx context.Context) error {
 	}
 }
 
-// Run delivers downlinks until ctx is done.
+// Run delivers downlinks, and gives up those in mailboxes that expire, until ctx
+// is done.
 func (b *Bridge) Run(ctx context.Context) error {
+	var expiring sync.WaitGroup
+	expiring.Go(func() { b.expireMailboxes(ctx) })
+	defer expiring.Wait()
 	type runner struct {
 		cancel context.CancelFunc
 		done   chan struct{}

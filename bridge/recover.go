@@ -73,6 +73,10 @@ func (b *Bridge) Recover() (strangers int64, err error) {
 	for _, t := range b.targets {
 		t.signal()
 	}
+	for _, m := range b.boxes {
+		m.next.Store(0)
+		m.stir()
+	}
 	return strangers, nil
 }
 

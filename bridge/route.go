@@ -58,7 +58,8 @@ type Route struct {
 	// Target names the deliverer, for people and in the spool, where it must
 	// stay the same over restarts: "serial scale".
 	Target string
-	// To gets the downlinks. Routes with the same To share one order.
+	// To gets the downlinks. Routes with the same To share one order. Nil is the
+	// device's mailbox, which has a name of its own; see Bridge.Mailbox.
 	To Deliverer
 }
 
@@ -82,7 +83,7 @@ func (b *Bridge) Route(id DeviceID, r Route) error {
 	if b.opts.Downlinks == nil {
 		return fmt.Errorf("route %q: %w: nothing stores downlinks", id, ErrInvalid)
 	}
-	t, err := b.target(r)
+	t, err := b.target(id, r)
 	if err != nil {
 		return fmt.Errorf("route %q: %w", id, err)
 	}
@@ -91,7 +92,13 @@ func (b *Bridge) Route(id DeviceID, r Route) error {
 }
 
 // target finds or makes the target of a route. It is called with mu held.
-func (b *Bridge) target(r Route) (*target, error) {
+func (b *Bridge) target(id DeviceID, r Route) (*target, error) {
+	if r.To == nil {
+		if b.boxes[id] == nil {
+			b.boxes[id] = b.newMailbox(id)
+		}
+		return b.boxes[id].target, nil
+	}
 	if t := b.targets[r.To]; t != nil {
 		return t, nil
 	}
@@ -115,21 +122,21 @@ func (b *Bridge) target(r Route) (*target, error) {
 func (b *Bridge) Reroute(routes map[DeviceID][]Route) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := maps.Clone(b.targets)
+	before, boxes := maps.Clone(b.targets), maps.Clone(b.boxes)
 	made := make(map[DeviceID][]route, len(routes))
 	for id, rs := range routes {
 		if b.devices[id] == nil && len(rs) > 0 {
-			b.targets = before
+			b.targets, b.boxes = before, boxes
 			return fmt.Errorf("route %q: %w", id, ErrUnknownDevice)
 		}
 		for _, r := range rs {
 			err := CheckFilter(r.Filter)
 			var t *target
 			if err == nil {
-				t, err = b.target(r)
+				t, err = b.target(id, r)
 			}
 			if err != nil {
-				b.targets = before
+				b.targets, b.boxes = before, boxes
 				return fmt.Errorf("route %q: %w", id, err)
 			}
 			made[id] = append(made[id], route{filter: r.Filter, target: t})
@@ -147,6 +154,12 @@ func (b *Bridge) Reroute(routes map[DeviceID][]Route) error {
 		}
 	}
 	maps.DeleteFunc(b.targets, func(_ Deliverer, t *target) bool { return !used[t] })
+	for id, m := range b.boxes {
+		if !used[m.target] {
+			delete(b.boxes, id)
+			m.stir()
+		}
+	}
 	select {
 	case b.rerouted <- struct{}{}:
 	default:
@@ -235,8 +248,8 @@ func (b *Bridge) store(dev *device, a *arrival) {
 			return
 		}
 		a.done()
-		for _, t := range a.targets {
-			t.signal()
+		for i, t := range a.targets {
+			t.arrived(&a.downlinks[i])
 		}
 		b.store(dev, dev.arrived())
 	})
@@ -254,6 +267,16 @@ type target struct {
 	logger *slog.Logger
 	gaveUp func(*Downlink, error) // nil: nobody wants to know
 	wake   chan struct{}          // capacity 1: a signal that there may be more
+	box    *Mailbox               // if it is one: nothing is delivered
+}
+
+// arrived is told of what has been stored.
+func (t *target) arrived(d *StoredDownlink) {
+	if t.box != nil {
+		t.box.arrived(d)
+		return
+	}
+	t.signal()
 }
 
 func (t *target) signal() {
@@ -316,7 +339,7 @@ func (t *target) finish(ctx context.Context, d StoredDownlink) bool {
 	}
 	switch {
 	case err == nil:
-		t.store.DeleteDownlink(d.Seq)
+		t.store.DeleteDownlink(d.Seq, nil)
 	case ctx.Err() != nil:
 		return false
 	default:

@@ -127,8 +127,9 @@ type Downlinks interface {
 	LoadDownlinks(target string, after int64, limit int, done func([]StoredDownlink, error))
 	// TriedDownlink notes the number of attempts.
 	TriedDownlink(seq int64, tries int)
-	// DeleteDownlink: the target has it.
-	DeleteDownlink(seq int64)
+	// DeleteDownlink: the target has it. done may be nil; after its error the
+	// downlink is stored as before.
+	DeleteDownlink(seq int64, done func(error))
 	// BuryDownlink makes a dead letter of it. done may be nil.
 	BuryDownlink(seq int64, e Epitaph, done func(error))
 }

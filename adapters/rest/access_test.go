@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/go-chi/chi/v5"
+
+	"fieldbridge/bridge"
+	"fieldbridge/bridge/bridgetest"
 )
 
 const (
@@ -67,7 +70,7 @@ func guarded(t *testing.T) (*running, *intake, *denials, *logBuffer) {
 	in, d, log := newIntake(), &denials{}, &logBuffer{}
 	shown := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") })
 	s := start(t, Options{
-		Metrics: shown, States: someStates{6}, Tokens: someTokens(), Denied: d.add, Logger: log.logger(),
+		Metrics: shown, States: someStates{6}, Mailboxes: bridge.New(bridge.Options{Spool: &bridgetest.Spool{}}), Tokens: someTokens(), Denied: d.add, Logger: log.logger(),
 	}, in)
 	return s, in, d, log
 }
@@ -79,7 +82,7 @@ func TestEveryRouteNeedsAToken(t *testing.T) {
 	s, in, denied, _ := guarded(t)
 	seen := 0
 	err := chi.Walk(s.http.Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		path := strings.NewReplacer("{device}", "d1", "*", "x").Replace(route)
+		path := strings.NewReplacer("{device}", "d1", "{id}", "x", "*", "x").Replace(route)
 		a := sendRaw(t, s.Addr(), request(method, path, ""))
 		if route == "/healthz" || route == "/readyz" {
 			if a.status != http.StatusOK {
@@ -99,8 +102,8 @@ func TestEveryRouteNeedsAToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seen < 10 || denied.take()[DeniedNoToken] != seen {
-		t.Errorf("%d routes need a token, want at least 10, each counted", seen)
+	if seen < 12 || denied.take()[DeniedNoToken] != seen {
+		t.Errorf("%d routes need a token, want at least 12, each counted", seen)
 	}
 	if got := in.take(); got != nil {
 		t.Errorf("accepted %v", got)

@@ -15,6 +15,9 @@ import (
 // eventBatch is how many events are written at once.
 const eventBatch = 64
 
+// eventsRetry is what clients wait before they come back.
+const eventsRetry = 2 * time.Second
+
 // missedEvents is the data of an event "missed".
 type missedEvents struct {
 	// Missed is how many events were lost, of any kind and device; without it
@@ -105,11 +108,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer watch.end()
-	st, err := openStream(w)
+	st, err := openStream(w, eventsRetry)
 	if err != nil {
 		return
 	}
-	beat := time.NewTicker(streamKeepAlive)
+	beat := time.NewTicker(keepAlive)
 	defer beat.Stop()
 	if watch.gap {
 		st.add("", "missed", []byte("{}"))
@@ -127,17 +130,17 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			again = closed
 		}
 		select {
-		case <-s.shut: // first: it can be at the same time as others
+		case <-s.ending: // first: it can be at the same time as others
 			return
 		default:
 		}
 		select {
 		case <-again:
 		case <-beat.C:
-			if st.keepAlive() != nil {
+			if st.comment("") != nil {
 				return
 			}
-		case <-s.shut:
+		case <-s.ending:
 			return
 		case <-r.Context().Done():
 			return

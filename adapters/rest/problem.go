@@ -79,6 +79,9 @@ func problemOf(err error) *problem {
 	case errors.Is(err, bridge.ErrUnknownDevice):
 		return &problem{status: http.StatusNotFound,
 			detail: err.Error() + "; add a [[device]] block with this id to the configuration, or correct the path"}
+	case errors.Is(err, bridge.ErrNoMailbox):
+		return &problem{status: http.StatusNotFound,
+			detail: err.Error() + "; add a [[device.downlink]] block with mailbox = true to the device"}
 	case errors.Is(err, bridge.ErrInvalid):
 		return &problem{status: http.StatusBadRequest, detail: err.Error()}
 	case errors.Is(err, context.DeadlineExceeded):

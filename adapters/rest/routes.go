@@ -28,6 +28,7 @@ func (s *Server) routes() http.Handler {
 	r.Head("/readyz", s.readyz)
 	r.Group(s.readRoutes)
 	r.Group(s.uplinkRoutes)
+	r.Group(s.downlinkRoutes)
 	return r
 }
 
@@ -59,6 +60,15 @@ func (s *Server) uplinkRoutes(r chi.Router) {
 	r.Post("/v1/devices/{device}/uplink/*", s.uplink)
 }
 
+// downlinkRoutes are those of mailboxes. An answer is taken like a reading.
+func (s *Server) downlinkRoutes(r chi.Router) {
+	r.Use(s.allow(Downlink))
+	if s.opts.Mailboxes != nil {
+		r.Get("/v1/devices/{device}/downlinks", s.downlinks)
+		r.With(s.limit).Delete("/v1/devices/{device}/downlinks/{id}", s.deleteDownlink)
+	}
+}
+
 // methodNotAllowed answers 405 with Allow (RFC 9110, section 15.5.6), or 404 if
 // no method would do: chi asks it about unknown methods before it looks at the
 // path.
@@ -66,7 +76,7 @@ func (s *Server) methodNotAllowed(mux *chi.Mux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		path := chi.RouteContext(r.Context()).RoutePath
 		var allowed []string
-		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
 			if mux.Match(chi.NewRouteContext(), m, path) {
 				allowed = append(allowed, m)
 			}

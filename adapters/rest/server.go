@@ -25,6 +25,8 @@ import (
 const (
 	DefaultMaxBody           = 256 << 10
 	DefaultMaxConcurrent     = 512
+	DefaultMaxPolls          = 64
+	DefaultMaxStreams        = 64
 	DefaultReadHeaderTimeout = 5 * time.Second
 	DefaultReadTimeout       = 30 * time.Second
 	DefaultAcceptTimeout     = 60 * time.Second
@@ -80,6 +82,9 @@ type Options struct {
 	// Metrics answers GET /metrics. It must not tell a secret. nil: nothing is
 	// at this path.
 	Metrics http.Handler
+	// Mailboxes answers GET and DELETE of /v1/devices/{device}/downlinks. nil:
+	// nothing is at these paths.
+	Mailboxes Mailboxes
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
@@ -92,6 +97,11 @@ type Options struct {
 	// Denied is told of each request that was not let in, from many goroutines
 	// at once. nil: nobody is.
 	Denied func(Denial)
+
+	// MaxPolls and MaxStreams bound the requests that fetch, or wait for,
+	// downlinks, and the streams of them; above, 503.
+	MaxPolls   int
+	MaxStreams int
 
 	// ReadHeaderTimeout bounds the time to send the headers, ReadTimeout that
 	// to send the whole request.
@@ -123,7 +133,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxConcurrent == 0 {
 		o.MaxConcurrent = DefaultMaxConcurrent
 	}
-	if !ok || o.MaxBody < 0 || o.MaxConcurrent < 0 {
+	if o.MaxPolls == 0 {
+		o.MaxPolls = DefaultMaxPolls
+	}
+	if o.MaxStreams == 0 {
+		o.MaxStreams = DefaultMaxStreams
+	}
+	if !ok || o.MaxPolls < 0 || o.MaxStreams < 0 || o.MaxBody < 0 || o.MaxConcurrent < 0 {
 		return o, errors.New("http options: limits and timeouts must not be negative")
 	}
 	if o.Logger == nil {
@@ -146,7 +162,9 @@ type Server struct {
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
 	followed atomic.Bool        // by a successor
-	shut     chan struct{}      // closed when no connection is accepted any more: streams end
+	ending   chan struct{}      // closed when no connection is accepted any more: those who wait are to go
+	polls    chan struct{}      // one value per request that fetches downlinks
+	streams  chan struct{}      // one value per stream
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
 }
 
@@ -173,7 +191,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
 		opts: o, accepter: a, listener: ln, cancel: cancel,
-		shut:  make(chan struct{}),
+		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
 		slots: make(chan struct{}, o.MaxConcurrent),
 	}
 	s.http = &http.Server{
@@ -196,7 +214,7 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Shut is closed when Run accepts no connection any more. What is accepted from
 // then on is a successor's.
-func (s *Server) Shut() <-chan struct{} { return s.shut }
+func (s *Server) Shut() <-chan struct{} { return s.ending }
 
 // Close releases the listener of a server that will not run. During Run it ends
 // Run without a drain; after it, it does nothing.
@@ -219,7 +237,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var err error
 	select {
 	case err = <-served:
-		close(s.shut)
+		close(s.ending)
 		if errors.Is(err, http.ErrServerClosed) {
 			err = nil // by Close
 		} else {
@@ -230,7 +248,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// to the server, which would cut it off.
 		_ = s.listener.Close()
 		<-served
-		close(s.shut)
+		close(s.ending)
 		s.handOver()
 		s.drain()
 	}

@@ -2,75 +2,111 @@ package rest
 
 import (
 	"bytes"
-	"fmt"
+	"encoding/json"
 	"net/http"
 	"time"
+
+	"fieldbridge/bridge"
 )
 
 const (
-	// streamKeepAlive is how often a comment is sent when there is nothing else:
-	// proxies give connections up that are silent for a minute, and a client
-	// that is gone is found.
-	streamKeepAlive = 15 * time.Second
-	// streamRetry is what browsers and libraries wait before they connect again.
-	streamRetry = 2 * time.Second
+	// streamPage is how many downlinks are read for a stream at once.
+	streamPage = 16
+	// reconnect is what clients of a stream wait before they come back.
+	reconnect = time.Second
 )
 
-// stream writes server-sent events (WHATWG HTML, section 9.2). One goroutine
-// uses it.
-type stream struct {
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	buf bytes.Buffer
-}
-
-// openStream begins an answer that goes on until the handler returns: the
-// server's limits for requests do not cut it off. An error means that the
-// client is gone.
-func openStream(w http.ResponseWriter) (*stream, error) {
-	st := &stream{w: w, rc: http.NewResponseController(w)}
-	// net/http ends the request's context when the time to read it is over,
-	// even if all of it was read.
-	if err := st.rc.SetReadDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("open stream: %w", err)
+// stream sends what a mailbox holds, and what comes, as server-sent events (HTML
+// Living Standard, section 9.2). After Last-Event-ID it begins behind that
+// downlink if it is still there; otherwise it has been deleted, and all that is
+// there begins again: better twice than never.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, id bridge.DeviceID, m *bridge.Mailbox) {
+	err := checkNoQuery(r.URL.RawQuery)
+	last := ""
+	if err == nil {
+		last, err = lastEventID(r.Header["Last-Event-Id"])
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
-	w.WriteHeader(http.StatusOK)
-	fmt.Fprintf(&st.buf, "retry: %d\n\n", streamRetry.Milliseconds())
-	return st, st.flush()
-}
-
-// add puts an event behind those that flush will send. data has no line break:
-// it is JSON as encoding/json writes it. An empty id leaves the client's as it is.
-func (st *stream) add(id, event string, data []byte) {
-	if id != "" {
-		fmt.Fprintf(&st.buf, "id: %s\n", id)
+	if err != nil {
+		s.fail(w, err)
+		return
 	}
-	fmt.Fprintf(&st.buf, "event: %s\ndata: %s\n\n", event, data)
+	leave, ok := take(w, s.streams, "streams of downlinks are open")
+	if !ok {
+		return
+	}
+	defer leave()
+	after := int64(0)
+	if last != "" {
+		d, ok, err := m.Find(r.Context(), last)
+		if err != nil {
+			s.fail(w, err)
+			return
+		}
+		if ok {
+			after = d.Seq
+		}
+	}
+	st, err := openStream(w, reconnect)
+	if err != nil {
+		return
+	}
+	s.follow(r, st, id, after)
 }
 
-// keepAlive sends a comment.
-func (st *stream) keepAlive() error {
-	st.buf.WriteString(":\n\n")
+// follow sends until the client or the mailbox is gone, or the server ends.
+func (s *Server) follow(r *http.Request, st *stream, id bridge.DeviceID, after int64) {
+	alive := time.NewTicker(keepAlive)
+	defer alive.Stop()
+	for {
+		m, err := s.opts.Mailboxes.Mailbox(id) // a reload can take it away
+		if err != nil {
+			_ = st.comment("the mailbox is gone")
+			return
+		}
+		changed := m.Changed()
+		page, more, err := m.Fetch(r.Context(), after, streamPage, maxFetchBytes)
+		if err != nil {
+			if r.Context().Err() == nil {
+				s.opts.Logger.Error("downlinks not streamed", "device", id, "error", err)
+			}
+			return
+		}
+		for i := range page {
+			if st.downlink(m, &page[i]) != nil {
+				return
+			}
+			after = page[i].Seq
+		}
+		if more {
+			select {
+			case <-s.ending:
+			default:
+				continue
+			}
+		}
+		select {
+		case <-changed:
+		case <-alive.C:
+			if st.comment("here") != nil {
+				return
+			}
+		case <-s.ending:
+			_ = st.comment("fieldbridge stops, come back")
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// downlink sends one as an event whose id is the downlink's.
+func (st *stream) downlink(m *bridge.Mailbox, d *bridge.StoredDownlink) error {
+	var data bytes.Buffer
+	enc := json.NewEncoder(&data)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(documentOf(m, d)); err != nil {
+		return err
+	}
+	st.add(d.ID, "", bytes.TrimSuffix(data.Bytes(), []byte("\n")))
 	return st.flush()
-}
-
-// flush sends what was added. A client that takes nothing for answerTime is
-// given up.
-func (st *stream) flush() error {
-	if st.buf.Len() == 0 {
-		return nil
-	}
-	defer st.buf.Reset()
-	if err := st.rc.SetWriteDeadline(time.Now().Add(answerTime)); err != nil {
-		return fmt.Errorf("write stream: %w", err)
-	}
-	if _, err := st.w.Write(st.buf.Bytes()); err != nil {
-		return fmt.Errorf("write stream: %w", err)
-	}
-	return st.rc.Flush()
 }

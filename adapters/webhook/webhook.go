@@ -9,12 +9,10 @@ package webhook
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -52,6 +50,15 @@ type Options struct {
 	// *http.Transport does not. Nil means an own one, without a proxy: the target
 	// is an app on this machine or in its network.
 	Transport http.RoundTripper
+	// Secrets sign each attempt; they are the bytes that receivers have in base64
+	// behind "whsec_". Several are for changing one without a gap. None: no
+	// signature.
+	Secrets []bridge.Secret
+	// CAPEM are certificates that are trusted beside those of the system. Proxy is
+	// "" for none, ProxyFromEnvironment, or a URL. Neither is looked at if
+	// Transport is set.
+	CAPEM []byte
+	Proxy string
 	// Timeout bounds an attempt, from dialling to the answer's header.
 	Timeout time.Duration
 	// UserAgent is the User-Agent header.
@@ -67,6 +74,7 @@ type Target struct {
 	user      *url.Userinfo
 	name      string // the URL without what may be secret
 	transport http.RoundTripper
+	secrets   []bridge.Secret
 	timeout   time.Duration
 	userAgent string
 	log       *slog.Logger
@@ -93,11 +101,13 @@ func New(o Options) (*Target, error) {
 	}
 	t := &Target{
 		url: u, user: u.User, name: name,
-		transport: o.Transport, timeout: o.Timeout, userAgent: o.UserAgent, log: o.Logger,
+		transport: o.Transport, secrets: o.Secrets, timeout: o.Timeout, userAgent: o.UserAgent, log: o.Logger,
 	}
 	u.User = nil
 	if t.transport == nil {
-		t.transport = newTransport()
+		if t.transport, err = newTransport(o); err != nil {
+			return nil, fmt.Errorf("webhook %s: %w", name, err)
+		}
 	}
 	if t.timeout == 0 {
 		t.timeout = DefaultTimeout
@@ -109,18 +119,6 @@ func New(o Options) (*Target, error) {
 		t.log = slog.New(slog.DiscardHandler)
 	}
 	return t, nil
-}
-
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:            (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext,
-		ForceAttemptHTTP2:      true,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: maxAnswerHeader,
-		DisableCompression:     true, // the body goes up as it is
-	}
 }
 
 // Close closes idle connections. Deliver works after it, too.
@@ -142,10 +140,10 @@ var _ bridge.Deliverer = (*Target)(nil)
 // followed, and any other 4xx are permanent.
 //
 // The headers are webhook-id and webhook-timestamp (seconds since 1970, of this
-// attempt) as in Standard Webhooks
+// attempt), with secrets webhook-signature, as in Standard Webhooks
 // (https://github.com/standard-webhooks/standard-webhooks, "Webhook Headers"),
 // fieldbridge-device, and fieldbridge-subtopic unless the sub topic is empty. In
-// all but the timestamp every byte outside of visible ASCII and every "%" is
+// all but timestamp and signature every byte outside of visible ASCII and every "%" is
 // percent-encoded: a URL path decoder gives the original back.
 func (t *Target) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -209,8 +207,12 @@ func (t *Target) request(ctx context.Context, d bridge.Downlink) (*http.Request,
 	}
 	req.Header.Set("Content-Type", contentType(d.ContentType))
 	req.Header.Set("User-Agent", t.userAgent)
-	req.Header.Set("webhook-id", encodeHeader(d.ID))
-	req.Header.Set("webhook-timestamp", strconv.FormatInt(time.Now().Unix(), 10))
+	id, timestamp := encodeHeader(d.ID), strconv.FormatInt(time.Now().Unix(), 10)
+	req.Header.Set("webhook-id", id)
+	req.Header.Set("webhook-timestamp", timestamp)
+	if len(t.secrets) > 0 {
+		req.Header.Set("webhook-signature", signatures(t.secrets, id, timestamp, d.Payload))
+	}
 	req.Header.Set("fieldbridge-device", encodeHeader(string(d.Device)))
 	if d.Subtopic != "" {
 		req.Header.Set("fieldbridge-subtopic", encodeHeader(d.Subtopic))

@@ -190,13 +190,6 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
-func TestNoProxy(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	if p := newTransport().Proxy; p != nil {
-		t.Error("requests go through the proxy of the environment")
-	}
-}
-
 func TestURL(t *testing.T) {
 	bad := map[string]string{
 		"":                        "http://",

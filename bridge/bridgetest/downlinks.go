@@ -79,14 +79,17 @@ func (s *Spool) TriedDownlink(seq int64, tries int) {
 }
 
 // DeleteDownlink implements bridge.Downlinks.
-func (s *Spool) DeleteDownlink(seq int64) {
+func (s *Spool) DeleteDownlink(seq int64, done func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue(&op{hides: []int64{seq}, run: func() func() {
 		if i := s.downlink("DeleteDownlink", seq); i >= 0 {
 			s.disk.downlinks = slices.Delete(s.disk.downlinks, i, i+1)
 		}
-		return nil
+		if done == nil {
+			return nil
+		}
+		return func() { done(nil) }
 	}})
 }
 

@@ -121,6 +121,21 @@ type HTTP struct {
 	Listen string
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
+	// Tokens are who may use it; none: everyone who reaches it.
+	Tokens []HTTPToken
+}
+
+// HTTPToken is a client of the HTTP endpoint and what it may do.
+type HTTPToken struct {
+	Name string
+	// Secrets are its tokens: several while the client changes to the next.
+	Secrets []bridge.Secret
+	// Devices are ids, or beginnings of ids with a "*" behind them.
+	Devices []string
+	// Directions are of "uplink", "downlink" and "read".
+	Directions []string
+	// Rate is in requests a second; 0 is no limit.
+	Rate int64
 }
 
 // Connector is one broker endpoint with one way to authenticate.
@@ -267,10 +282,26 @@ type Downlink struct {
 	// Subtopic is an MQTT filter on the sub topic; "" matches everything.
 	Subtopic string
 	// Webhook is an http or https URL, Serial the name of an existing serial
-	// port; exactly one of them is set.
+	// port; exactly one of them and Mailbox is set.
 	Webhook string
 	Serial  string
+	// Mailbox: apps fetch the downlinks over HTTP.
+	Mailbox bool
+	// What follows is for a webhook, and the same in every block with its URL.
+	// Secrets, in the bytes that their base64 stands for, sign what is sent, each
+	// by itself; SecretFile is where they are, or "".
+	SecretFile string
+	Secrets    []bridge.Secret
+	// CAFile is the path of CAPEM, or ""; see Connector.
+	CAFile string
+	CAPEM  []byte
+	// Proxy is "" for none, ProxyEnvironment, or an http, https or socks5 URL.
+	Proxy string
 }
+
+// ProxyEnvironment as a Downlink's Proxy is what HTTP_PROXY, HTTPS_PROXY and
+// NO_PROXY say.
+const ProxyEnvironment = "environment"
 
 // Connector returns the connector with this name, or nil. It belongs to c.
 func (c *Config) Connector(name string) *Connector {

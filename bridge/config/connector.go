@@ -165,17 +165,24 @@ func (v *validator) caFile(raw *rawConnector, c *Connector) {
 		in.wrong("ca_file", "has no effect without encryption", "use mqtts:// or wss://, or remove it")
 		return
 	}
-	path, _, f := in.src.resolve(raw.CAFile)
+	c.CAFile, c.CAPEM = readCA(in, raw.CAFile)
+}
+
+// readCA reads the certificates of a block's ca_file; after a mistake there are
+// none.
+func readCA(in place, value string) (path string, pem []byte) {
+	path, _, f := in.src.resolve(value)
 	if !in.flawed("ca_file", f) {
-		return
+		return "", nil
 	}
 	data, f := readRegular(path, maxCAFile)
 	if f == nil {
 		f = checkCertificates(path, data)
 	}
-	if in.flawed("ca_file", f) {
-		c.CAFile, c.CAPEM = path, data
+	if !in.flawed("ca_file", f) {
+		return "", nil
 	}
+	return path, data
 }
 
 // checkCertificates accepts PEM (RFC 7468) with certificates and nothing else.

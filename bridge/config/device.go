@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 
 func (v *validator) devices() {
 	v.deviceIDs = make(map[string]Position)
+	v.webhooks = make(map[string]Downlink)
 	for i := range v.raw.Devices {
 		raw := &v.raw.Devices[i]
 		d := Device{Pos: raw.In.pos("")}
@@ -97,44 +97,3 @@ func (v *validator) noSuch(in place, kind, name string, names []string) {
 
 // words are what people call the things that a key refers to.
 var words = map[string]string{"connector": "connector", "serial": "serial port"}
-
-func (v *validator) downlink(raw *rawDownlink) Downlink {
-	in := raw.In
-	if err := bridge.CheckFilter(raw.Subtopic); err != nil && in.ok("subtopic") {
-		in.wrong("subtopic", plain(err, bridge.ErrInvalid), `such as "valve/#", or remove it for everything`)
-	}
-	switch {
-	case !in.ok("webhook") || !in.ok("serial") || !in.ok("mailbox"):
-	case raw.Webhook == "" && raw.Serial == "":
-		in.wrong("", "has no target", "give webhook or serial")
-	case raw.Webhook != "" && raw.Serial != "":
-		in.wrong("", "has two targets, webhook and serial", "write a second [[device.downlink]] block for one of them")
-	case raw.Webhook != "":
-		in.flawed("webhook", checkWebhook(raw.Webhook))
-	default:
-		if _, ok := v.serialPorts[raw.Serial]; !ok {
-			v.noSuch(in, "serial", raw.Serial, slices.Sorted(maps.Keys(v.serialPorts)))
-		}
-	}
-	return Downlink{Pos: in.pos(""), Subtopic: raw.Subtopic, Webhook: raw.Webhook, Serial: raw.Serial}
-}
-
-// checkWebhook accepts an absolute http or https URL. The flaw does not show it:
-// people write passwords into URLs.
-func checkWebhook(s string) *flaw {
-	const example = `such as "http://127.0.0.1:9000/valve"`
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return &flaw{"is not a URL", example}
-	case u.Scheme != "http" && u.Scheme != "https":
-		return &flaw{"does not start with http:// or https://", example}
-	case u.Hostname() == "":
-		return &flaw{"names no host", example}
-	case u.User != nil:
-		return &flaw{"contains a user name or password", example}
-	case u.Fragment != "":
-		return &flaw{"contains #, which is never sent", example}
-	}
-	return nil
-}

@@ -31,6 +31,9 @@ func exampleDir(t testing.TB) string {
 		writeFile(t, filepath.Join(dir, "keys/gate-8."+name+".pem"), key, 0o600)
 	}
 	writeFile(t, filepath.Join(dir, "secrets/yard"), theSecret, 0o600)
+	writeFile(t, filepath.Join(dir, "tokens/scada"), theSecret, 0o600)
+	writeFile(t, filepath.Join(dir, "secrets/valve"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", 0o600)
+	writeFile(t, filepath.Join(dir, "ca/plc.pem"), cert, 0o644)
 	return dir
 }
 
@@ -108,7 +111,8 @@ func TestExampleShowsDefaults(t *testing.T) {
 		t.Errorf("the example has %q %q %+v %+v, the defaults are %q %q %+v %+v", cfg.StateDir, cfg.Durability, cfg.Spool, cfg.Clock,
 			bare.StateDir, bare.Durability, bare.Spool, bare.Clock)
 	}
-	if cfg.HTTP != bare.HTTP || cfg.Log != bare.Log || cfg.AckTimeout != bare.AckTimeout {
+	cfg.HTTP.Tokens = nil // there are none by default
+	if !reflect.DeepEqual(cfg.HTTP, bare.HTTP) || cfg.Log != bare.Log || cfg.AckTimeout != bare.AckTimeout {
 		t.Errorf("the example has %+v %+v %v, the defaults are %+v %+v %v", cfg.HTTP, cfg.Log, cfg.AckTimeout, bare.HTTP, bare.Log, bare.AckTimeout)
 	}
 }

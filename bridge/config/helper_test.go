@@ -1,11 +1,13 @@
 package config
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -45,6 +47,20 @@ func fixture(t testing.TB) string {
 	write("secrets/binary", theSecret+"\xff", 0o600)
 	write("secrets/long", strings.Repeat(theSecret, 60), 0o600)
 	write("secrets/huge", strings.Repeat(theSecret, 6000), 0o600)
+	write("tokens/good", theSecret+"-token\n\n"+theSecret+"-next\r\n", 0o600)
+	write("tokens/next", theSecret+"-other", 0o600)
+	write("tokens/short", "0123456789abcde", 0o600)
+	write("tokens/space", theSecret+"-token x", 0o600)
+	hook := func(n int) string { // its bytes are all the same, and n many
+		return "whsec_" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{byte(n)}, n)) + "\n"
+	}
+	write("secrets/hook", "# since March\n"+hook(32)+"\n"+hook(24)+hook(64), 0o600)
+	write("secrets/hook-base64", hook(32)+"\n"+"whsec_"+theSecret+"=!\n", 0o600)
+	write("secrets/hook-short", hook(23), 0o600)
+	write("secrets/hook-long", hook(64)+hook(65), 0o600)
+	write("secrets/hook-twice", hook(32)+hook(32), 0o600)
+	write("secrets/hook-many", hook(24)+hook(25)+hook(26)+hook(27)+hook(28)+hook(29)+hook(30)+hook(31)+hook(32), 0o600)
+	write("secrets/hook-none", "# none\n\n", 0o600)
 	write("ca/good.pem", "a comment\n"+cert+cert, 0o644)
 	write("ca/none.pem", "nothing", 0o644)
 	write("ca/key.pem", cert+key, 0o644)

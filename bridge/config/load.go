@@ -67,6 +67,7 @@ type validator struct {
 	connectorNames map[string]int // index in raw.Connectors
 	serialPorts    map[string]Position
 	deviceIDs      map[string]Position
+	webhooks       map[string]Downlink // by URL, the first block with it
 }
 
 func (v *validator) general() {
@@ -106,6 +107,7 @@ func (v *validator) http() {
 	if in.ok("listen") {
 		in.flawed("listen", checkListen(raw.Listen))
 	}
+	v.httpTokens()
 }
 
 // checkListen accepts a TCP address that only this machine reaches.

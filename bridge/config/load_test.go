@@ -452,3 +452,14 @@ func TestReadKeyErrors(t *testing.T) {
 		t.Errorf("a systemd credential: %v", err)
 	}
 }
+
+func TestTokenDirections(t *testing.T) {
+	dir := exampleDir(t)
+	block := "[[http.token]]\nname = \"a\"\ntoken_file = \"tokens/scada\"\ndevices = [\"*\"]\n"
+	for given, want := range map[string]string{"": "[uplink downlink read]", "directions = [\"read\"]\n": "[read]"} {
+		cfg := mustLoad(t, dir, block+given+"[[connector]]\nname = \"plant\"\nbroker = \"mqtts://b.example\"\nauth = \"device-credentials\"\n")
+		if got := fmt.Sprint(cfg.HTTP.Tokens[0].Directions); got != want {
+			t.Errorf("%q: directions %s, want %s", given, got, want)
+		}
+	}
+}

@@ -49,8 +49,18 @@ type rawClock struct {
 
 type rawHTTP struct {
 	In      place
-	Listen  string `toml:"listen"`
-	MaxBody Size   `toml:"max_body"`
+	Listen  string         `toml:"listen"`
+	MaxBody Size           `toml:"max_body"`
+	Tokens  []rawHTTPToken `toml:"token"`
+}
+
+type rawHTTPToken struct {
+	In         place
+	Name       string   `toml:"name"`
+	TokenFile  string   `toml:"token_file"`
+	Devices    []string `toml:"devices"`
+	Directions []string `toml:"directions"`
+	Rate       int64    `toml:"rate"`
 }
 
 type rawConnector struct {
@@ -104,10 +114,14 @@ type rawDevice struct {
 }
 
 type rawDownlink struct {
-	In       place
-	Subtopic string `toml:"subtopic"`
-	Webhook  string `toml:"webhook"`
-	Serial   string `toml:"serial"`
+	In         place
+	Subtopic   string `toml:"subtopic"`
+	Webhook    string `toml:"webhook"`
+	SecretFile string `toml:"secret_file"`
+	CAFile     string `toml:"ca_file"`
+	Proxy      string `toml:"proxy"`
+	Serial     string `toml:"serial"`
+	Mailbox    bool   `toml:"mailbox"`
 }
 
 const (
@@ -148,15 +162,16 @@ var includable = []string{"connector", "device", "serial"}
 
 // laterKeys are keys, by block, which this version knows but cannot serve yet.
 var laterKeys = map[string][]string{
-	"http":            {"token", "tls_cert_file", "tls_key_file", "client_ca_file"},
-	"device.downlink": {"mailbox", "secret_file"},
+	"http": {"tls_cert_file", "tls_key_file", "client_ca_file"},
 }
 
 // inlineSecrets are keys under which people write a secret into the file, and
 // the keys that are right in each block.
 var (
 	inlineSecrets = []string{"secret", "password", "passphrase", "token", "key", "private_key"}
-	secretKeys    = map[string][]string{"device": {"key_file"}, "connector": {"secret_file", "key_file"}}
+	secretKeys    = map[string][]string{
+		"device": {"key_file"}, "connector": {"secret_file", "key_file"}, "device.downlink": {"secret_file"}, "http.token": {"token_file"},
+	}
 )
 
 // tag returns the key of a field of a raw struct, or "".

@@ -133,6 +133,8 @@ func (c *conn) flush() {
 		c.failed = err
 		c.note(err)
 		_ = c.Close()
+	} else {
+		_ = c.SetWriteDeadline(time.Time{}) // or it would wake the process when it is over
 	}
 	c.sent.Store(int64(now.Sub(c.born)))
 	if cap(c.buf) > maxKept {

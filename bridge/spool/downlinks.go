@@ -179,14 +179,24 @@ func (d *DB) loadDownlinks(c *conn, target string, after int64, limit int) ([]br
 }
 
 // DeleteDownlink removes a downlink that was delivered or is of no use any
-// more. It is gone for LoadDownlinks at once, and on disk with the next commit.
-func (d *DB) DeleteDownlink(seq int64) {
+// more. It is gone for LoadDownlinks at once, and on disk with the next commit,
+// of which done is told. If that fails and somebody is told, it is there again.
+func (d *DB) DeleteDownlink(seq int64, done func(error)) {
 	seqs := []int64{seq}
 	d.hidden.hide(seqs)
 	d.enqueue(&op{
 		frees: true,
 		run:   func(t *tx) error { return t.removeDownlink(seq) },
-		end:   func(error) { d.hidden.committed(seqs) },
+		end: func(err error) {
+			if err != nil && done != nil {
+				d.hidden.show(seqs)
+			} else {
+				d.hidden.committed(seqs)
+			}
+			if done != nil {
+				done(err)
+			}
+		},
 	})
 }
 

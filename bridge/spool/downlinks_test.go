@@ -50,7 +50,7 @@ func TestDownlinks(t *testing.T) {
 	}
 
 	list := loadDownlinks(t, d, "scale", 0, 100)
-	d.DeleteDownlink(list[0].Seq)
+	d.DeleteDownlink(list[0].Seq, nil)
 	d.TriedDownlink(list[1].Seq, 7)
 	d.TriedDownlink(list[0].Seq, 7) // gone: ignored
 	c := make(chan error, 1)

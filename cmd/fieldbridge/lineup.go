@@ -25,16 +25,18 @@ type lineup struct {
 	sessions []*session.Session // in the order of the configuration
 	byKey    map[sessionKey]*session.Session
 	ports    map[string]*line
-	shared   map[string]common          // by connector
-	targets  map[string]*portTarget     // by the port's name
-	hooks    map[string]*webhook.Target // by URL
+	shared   map[string]common                    // by connector
+	lines    map[string]*standIn[*line]           // the ports as targets
+	hooks    map[string]*webhook.Target           // by URL
+	hookers  map[string]*standIn[*webhook.Target] // the webhooks as targets
 }
 
 func newLineup(g *gateway, cfg *config.Config) *lineup {
 	l := &lineup{
 		cfg: cfg, layout: newLayout(cfg),
 		byKey: map[sessionKey]*session.Session{}, ports: map[string]*line{},
-		targets: map[string]*portTarget{}, hooks: map[string]*webhook.Target{},
+		lines: map[string]*standIn[*line]{}, hooks: map[string]*webhook.Target{},
+		hookers: map[string]*standIn[*webhook.Target]{},
 	}
 	l.states = newStates(g, l, cfg)
 	return l
@@ -63,13 +65,23 @@ func (l *lineup) shareWith(next *lineup) map[string]common {
 	return shared
 }
 
-// portTarget is a serial port as a target of downlinks: the same one when the
-// port is opened anew with other settings.
-type portTarget struct{ port atomic.Pointer[line] }
+// standIn is what the Bridge knows as a target of downlinks: it stays the same one
+// when what is behind it is made anew with other settings.
+type standIn[D bridge.Deliverer] struct{ now atomic.Pointer[D] }
+
+// inherit returns the stand-in of before, or a new one for d.
+func inherit[D bridge.Deliverer](before *standIn[D], d D) *standIn[D] {
+	if before != nil {
+		return before
+	}
+	s := &standIn[D]{}
+	s.now.Store(&d)
+	return s
+}
 
 // Deliver implements bridge.Deliverer.
-func (t *portTarget) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
-	return t.port.Load().Deliver(ctx, d)
+func (s *standIn[D]) Deliver(ctx context.Context, d bridge.Downlink) (*bridge.Answer, error) {
+	return (*s.now.Load()).Deliver(ctx, d)
 }
 
 // change is a lineup that is ready to take over, and the way there. Nothing of
@@ -104,17 +116,19 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 				return nil, err
 			}
 		}
-		if l.targets[s.Name] = c.old.targets[s.Name]; l.targets[s.Name] == nil {
-			l.targets[s.Name] = &portTarget{}
-			l.targets[s.Name].port.Store(l.ports[s.Name])
-		}
+		l.lines[s.Name] = inherit(c.old.lines[s.Name], l.ports[s.Name])
 	}
-	for url := range l.layout.hooks {
-		if l.hooks[url] = c.old.hooks[url]; l.hooks[url] == nil {
-			if l.hooks[url], err = webhook.New(webhook.Options{URL: url, Logger: g.log}); err != nil {
+	for url, spec := range l.layout.hooks {
+		if l.hooks[url] = c.old.hooks[url]; slices.Contains(p.addHooks, url) {
+			l.hooks[url], err = webhook.New(webhook.Options{
+				URL: url, Secrets: spec.secrets, CAPEM: spec.caPEM, Proxy: spec.proxy, Logger: g.log,
+			})
+			if err != nil {
+				delete(l.hooks, url)
 				return nil, err
 			}
 		}
+		l.hookers[url] = inherit(c.old.hookers[url], l.hooks[url])
 	}
 	if err := c.makeHTTP(intake); err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -179,7 +193,8 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 	g, l := c.g, c.lineup
 	o := rest.Options{
 		Listen: l.cfg.HTTP.Listen, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
-		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub,
+		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub, Mailboxes: g.bridge,
+		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
 	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:
@@ -198,7 +213,7 @@ func (c *change) discard() {
 		_ = c.lineup.http.Close()
 	}
 	for url, t := range c.lineup.hooks {
-		if t != nil && c.old.hooks[url] == nil {
+		if t != c.old.hooks[url] {
 			t.Close()
 		}
 	}
@@ -230,10 +245,12 @@ func (c *change) routes() map[bridge.DeviceID][]bridge.Route {
 		out[id] = nil
 		for _, dl := range l.layout.routes[id] {
 			r := bridge.Route{Filter: dl.Subtopic}
-			if dl.Serial != "" {
-				r.Target, r.To = "serial "+dl.Serial, c.g.counted(targetSerial, l.targets[dl.Serial])
-			} else {
-				r.Target, r.To = webhookName(dl.Webhook), c.g.counted(targetWebhook, l.hooks[dl.Webhook])
+			switch {
+			case dl.Mailbox:
+			case dl.Serial != "":
+				r.Target, r.To = "serial "+dl.Serial, c.g.counted(targetSerial, l.lines[dl.Serial])
+			default:
+				r.Target, r.To = webhookName(dl.Webhook), c.g.counted(targetWebhook, l.hookers[dl.Webhook])
 			}
 			out[id] = append(out[id], r)
 		}

@@ -27,6 +27,7 @@ const (
 	adapterSerial = "serial"
 	targetSerial  = "serial"
 	targetWebhook = "webhook"
+	targetMailbox = "mailbox"
 
 	outcomeAccepted  = "accepted"
 	outcomeDelivered = "delivered"
@@ -42,6 +43,7 @@ type metrics struct {
 	publish   prometheus.Histogram
 	downlinks *prometheus.CounterVec // target, outcome
 	reloads   *prometheus.CounterVec // outcome
+	denials   *prometheus.CounterVec // reason
 	reloaded  prometheus.Gauge       // 1: the last reload worked
 	reloadAt  prometheus.Gauge       // when one last worked
 
@@ -86,11 +88,15 @@ func newMetrics(cfg *config.Config, g *gateway) *metrics {
 			m.downlinks.WithLabelValues(target, outcome)
 		}
 	}
+	for _, outcome := range []string{outcomeDelivered, outcomeRefused} {
+		m.downlinks.WithLabelValues(targetMailbox, outcome)
+	}
 	m.addReloads()
+	m.addDenials()
 	for i := range cfg.Connectors {
 		m.counts(cfg.Connectors[i].Name)
 	}
-	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, newCollector(g, m),
+	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, m.denials, newCollector(g, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -110,6 +116,15 @@ func (m *metrics) handler(log *slog.Logger) http.Handler {
 
 // published is bridge.Options.Published.
 func (m *metrics) published(took time.Duration) { m.publish.Observe(took.Seconds()) }
+
+// fetched is bridge.Options.Fetched.
+func (m *metrics) fetched(delivered bool) {
+	outcome := outcomeRefused
+	if delivered {
+		outcome = outcomeDelivered
+	}
+	m.downlinks.WithLabelValues(targetMailbox, outcome).Inc()
+}
 
 // counts are those of a connector's sessions. It may be called without metrics.
 func (m *metrics) counts(connector string) *session.Counts {

@@ -30,6 +30,13 @@ type deviceSpec struct {
 	spoolFirst bool
 }
 
+// hookSpec is everything but the URL that a webhook is made of.
+type hookSpec struct {
+	secrets []bridge.Secret
+	caPEM   []byte
+	proxy   string
+}
+
 // layout is a configuration as the gateway's parts see it: what belongs to each,
 // and nothing of where it stands in the files.
 type layout struct {
@@ -40,7 +47,7 @@ type layout struct {
 	others     *deviceSpec // of devices that are not listed; nil: refused
 	routes     map[bridge.DeviceID][]config.Downlink
 	ports      map[string]config.Serial
-	hooks      map[string]bool // by URL
+	hooks      map[string]hookSpec // by URL
 	http       config.HTTP
 }
 
@@ -51,7 +58,7 @@ func newLayout(cfg *config.Config) *layout {
 		connectors: map[string]config.Connector{},
 		sessions:   map[sessionKey]sessionSpec{}, devices: map[bridge.DeviceID]deviceSpec{},
 		routes: map[bridge.DeviceID][]config.Downlink{}, ports: map[string]config.Serial{},
-		hooks: map[string]bool{}, http: cfg.HTTP,
+		hooks: map[string]hookSpec{}, http: cfg.HTTP,
 	}
 	l.http.Pos = config.Position{}
 	for i := range cfg.Connectors {
@@ -62,7 +69,7 @@ func newLayout(cfg *config.Config) *layout {
 			dl.Pos = config.Position{}
 			l.routes[d.ID] = append(l.routes[d.ID], dl)
 			if dl.Webhook != "" {
-				l.hooks[dl.Webhook] = true
+				l.hooks[dl.Webhook] = hookSpec{dl.Secrets, dl.CAPEM, dl.Proxy}
 			}
 		}
 	}
@@ -134,7 +141,7 @@ type plan struct {
 	closePorts  []string
 	openPorts   []string // in both: it is opened anew
 	addHooks    []string
-	dropHooks   []string
+	dropHooks   []string // in both: it is made anew
 	http        httpChange
 }
 

@@ -139,7 +139,8 @@ func (c *change) commit(ctx contexts) error {
 		g.running[s] = g.core.start(ctx.core, s.Run)
 	}
 	for _, name := range c.plan.openPorts {
-		l.targets[name].port.Store(l.ports[name])
+		port := l.ports[name]
+		l.lines[name].now.Store(&port)
 		g.reading[l.ports[name]] = g.intake.start(ctx.intake, l.ports[name].Run)
 	}
 	if l.http != old.http {
@@ -148,10 +149,11 @@ func (c *change) commit(ctx contexts) error {
 		before.cancel()   // it answers what it has begun
 		<-old.http.Shut() // who connects after the reload gets the new rules
 	}
-	for url, t := range old.hooks {
-		if l.hooks[url] == nil {
-			t.Close()
-		}
+	for url, t := range l.hooks {
+		l.hookers[url].now.Store(&t)
+	}
+	for _, url := range c.plan.dropHooks {
+		old.hooks[url].Close() // what it is at goes on
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ const (
 )
 
 func newStatusCommand() *cobra.Command {
-	var path, address string
+	var path, address, tokenFile string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
@@ -42,19 +42,25 @@ GET /v1/devices?limit=1000.`,
   fieldbridge status --json | jq '.connectors[] | select(.up < .sessions)'`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			at := address
+			at, token := address, ""
 			if at == "" {
 				cfg, err := config.Load(path)
 				if err != nil {
 					return err
 				}
-				at = cfg.HTTP.Listen
+				at, token = cfg.HTTP.Listen, readToken(cfg)
+			}
+			if tokenFile != "" {
+				var err error
+				if token, err = loadToken(tokenFile); err != nil {
+					return err
+				}
 			}
 			at, err := dialAddress(at)
 			if err != nil {
 				return err
 			}
-			doc, raw, err := askStatus(c.Context(), at)
+			doc, raw, err := askStatus(c.Context(), at, token)
 			if err != nil {
 				return err
 			}
@@ -71,6 +77,7 @@ GET /v1/devices?limit=1000.`,
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&address, "address", "", "host:port of the daemon's HTTP endpoint; the configuration is not read then")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
 	c.Flags().BoolVar(&asJSON, "json", false, "the daemon's answer as it is (GET /v1/status)")
 	return c
 }
@@ -95,14 +102,17 @@ func dialAddress(listen string) (string, error) {
 	return listen, nil
 }
 
-// askStatus gets the status, as it came, too.
-func askStatus(ctx context.Context, address string) (doc *statusDocument, raw []byte, err error) {
+// askStatus gets the status, as it came, too. The token may be "".
+func askStatus(ctx context.Context, address, token string) (doc *statusDocument, raw []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	url := "http://" + address + "/v1/status"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, usagef("%w", err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	// Not the default one: no proxy of the environment knows this machine's ports.
 	client := &http.Client{
@@ -118,6 +128,8 @@ func askStatus(ctx context.Context, address string) (doc *statusDocument, raw []
 	switch {
 	case err != nil:
 		return nil, nil, fmt.Errorf("the answer from %s breaks off: %w", url, err)
+	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
+		return nil, nil, fmt.Errorf("the daemon at %s does not let this command in (%s): give a token for reading with --token-file, or reload the daemon if its tokens have changed", address, resp.Status)
 	case resp.StatusCode != http.StatusOK:
 		return nil, nil, fmt.Errorf("no daemon of this version answers at %s: GET /v1/status gave %s; is another program or an older fieldbridge listening there?", address, resp.Status)
 	case len(raw) > maxStatus:

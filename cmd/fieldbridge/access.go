@@ -1,0 +1,72 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fieldbridge/adapters/rest"
+	"fieldbridge/bridge/config"
+)
+
+var directions = map[string]rest.Direction{
+	config.DirectionUplink:   rest.Uplink,
+	config.DirectionDownlink: rest.Downlink,
+	config.DirectionRead:     rest.Read,
+}
+
+// httpTokens are the configured tokens as the endpoint takes them.
+func httpTokens(configured []config.HTTPToken) []rest.Token {
+	var tokens []rest.Token
+	for _, c := range configured {
+		t := rest.Token{Name: c.Name, Devices: c.Devices, Rate: float64(c.Rate)}
+		for _, secret := range c.Secrets {
+			t.Digests = append(t.Digests, rest.DigestToken(secret.Reveal()))
+		}
+		for _, d := range c.Directions {
+			t.Directions |= directions[d]
+		}
+		tokens = append(tokens, t)
+	}
+	return tokens
+}
+
+// readToken is one of the configured tokens that may read, or "".
+func readToken(cfg *config.Config) string {
+	for _, t := range cfg.HTTP.Tokens {
+		if slices.Contains(t.Directions, config.DirectionRead) {
+			return t.Secrets[0].Reveal()
+		}
+	}
+	return ""
+}
+
+// loadToken reads the first line of a token file.
+func loadToken(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", usagef("--token-file: %w", err)
+	}
+	first, _, _ := strings.Cut(strings.TrimLeft(string(data), "\r\n"), "\n")
+	token := strings.TrimSuffix(first, "\r")
+	if !rest.ValidToken(token) {
+		return "", usagef("--token-file: the first line of %s is not a token", path)
+	}
+	return token, nil
+}
+
+// addDenials makes the metric of requests that were not let in.
+func (m *metrics) addDenials() {
+	m.denials = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsPrefix, Name: "http_denied_total",
+		Help: "HTTP requests that were not let in for want of a token, its scope or its rate.",
+	}, []string{"reason"})
+	for _, why := range rest.Denials {
+		m.denials.WithLabelValues(string(why))
+	}
+}
+
+// denied counts one.
+func (m *metrics) denied(why rest.Denial) { m.denials.WithLabelValues(string(why)).Inc() }
