@@ -84,7 +84,8 @@ type Events struct {
 	next    uint64     // number of the next event
 	epoch   string     // tells numbers apart that begin anew
 	watches map[*watch]struct{}
-	off     *time.Timer // when nobody watches; nil: somebody does, or it is over
+	began   chan struct{} // capacity 1; nil until Began is called
+	off     *time.Timer   // when nobody watches; nil: somebody does, or it is over
 }
 
 // watch is where a stream is.
@@ -98,6 +99,17 @@ type watch struct {
 // Watched reports whether anybody would see an event: if not, there is no need
 // to make it.
 func (h *Events) Watched() bool { return h != nil && h.watched.Load() }
+
+// Began gets a value when somebody begins to watch. It is always the same channel,
+// for one goroutine that has to see at once how things are.
+func (h *Events) Began() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.began == nil {
+		h.began = make(chan struct{}, 1)
+	}
+	return h.began
+}
 
 // Tell hands an event to all streams. It does not wait for them: a stream that
 // is too slow misses events, and is told how many.
@@ -146,7 +158,12 @@ func (h *Events) watch(last string) (w *watch, ok bool) {
 		}
 	}
 	h.watches[w] = struct{}{}
-	h.watched.Store(true)
+	if !h.watched.Swap(true) {
+		select {
+		case h.began <- struct{}{}:
+		default: // nobody asked, or was told already
+		}
+	}
 	return w, true
 }
 

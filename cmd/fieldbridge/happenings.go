@@ -137,6 +137,7 @@ func (g *gateway) followStates(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
+		case <-g.events.hub.Began(): // what changes from now on is to be seen
 		case <-ctx.Done():
 			return nil
 		}
