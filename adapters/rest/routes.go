@@ -47,6 +47,9 @@ func (s *Server) readRoutes(r chi.Router) {
 			r.Head(path, h)
 		}
 	}
+	if s.opts.Events != nil {
+		r.Get("/v1/events", s.events)
+	}
 }
 
 // uplinkRoutes are those that take readings. A request without a token takes no

@@ -91,6 +91,8 @@ type Options struct {
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+	// Events are what GET /v1/events streams. nil: nothing is at this path.
+	Events *Events
 	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
 	// everyone who reaches it.
 	Tokens  []Token
