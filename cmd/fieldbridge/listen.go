@@ -124,7 +124,7 @@ func notTaken(ctx context.Context, cfg *config.Config, s *config.Serial) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	doc, _, err := askStatus(ctx, at, readToken(cfg))
+	doc, _, err := endpoint{address: at, token: readToken(cfg)}.status(ctx)
 	if err != nil {
 		return nil // no daemon runs
 	}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fieldbridge/bridge/config"
+)
+
+// maxAnswer is more than the largest answer of a daemon; see maxTroubles.
+const maxAnswer = 4 << 20
+
+// endpoint is the HTTP endpoint of a running daemon.
+type endpoint struct {
+	address string // host:port
+	token   string // "": requests have none
+}
+
+// endpointFlags are the flags of commands that ask the daemon.
+type endpointFlags struct {
+	config, address, tokenFile string
+}
+
+func (f *endpointFlags) add(c *cobra.Command) {
+	configFlag(c, &f.config)
+	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint; the configuration is not read then")
+	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
+	_ = c.MarkFlagFilename("token-file")
+}
+
+// find returns the endpoint and the configuration, which is nil with --address.
+// choose takes the token from the configuration; it is not asked if there is a
+// file with one.
+func (f *endpointFlags) find(choose func(*config.Config) (string, error)) (e endpoint, cfg *config.Config, err error) {
+	e.address = f.address
+	if f.tokenFile != "" {
+		tokens, err := config.LoadTokens(f.tokenFile)
+		if err != nil {
+			return e, nil, usagef("--token-file: %w", err)
+		}
+		e.token = tokens[0].Reveal()
+	}
+	if e.address == "" {
+		if cfg, err = config.Load(f.config); err != nil {
+			return e, nil, err
+		}
+		e.address = cfg.HTTP.Listen
+		if f.tokenFile == "" {
+			if e.token, err = choose(cfg); err != nil {
+				return e, nil, err
+			}
+		}
+	}
+	e.address, err = dialAddress(e.address)
+	return e, cfg, err
+}
+
+// dialAddress is where a listener's address can be reached from this machine.
+func dialAddress(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	switch {
+	case err != nil:
+		return "", usagef("%q is not host:port: %w", listen, err)
+	case port == "0":
+		return "", usagef("http.listen is %q: port 0 stands for any free one, so where the daemon listens is not known; take the address from its log (msg=ready) and give it with --address", listen)
+	case host == "":
+		return net.JoinHostPort("127.0.0.1", port), nil
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		if ip.Is4() {
+			return net.JoinHostPort("127.0.0.1", port), nil
+		}
+		return net.JoinHostPort("::1", port), nil
+	}
+	return listen, nil
+}
+
+// daemonAnswer is an answer whose body is there.
+type daemonAnswer struct {
+	*http.Response
+	body []byte
+}
+
+// ask makes a request of the daemon and reads the answer, whatever its status.
+// The body is nil for requests without one.
+func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path string, header http.Header, body []byte) (*daemonAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+e.address+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if e.token != "" {
+		req.Header.Set("Authorization", "Bearer "+e.token)
+	}
+	// Not the default one: no proxy of the environment knows this machine's ports.
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Second},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens%s",
+			e.address, cause(err, limit), afterthought(method, err))
+	}
+	defer resp.Body.Close()
+	a := &daemonAnswer{Response: resp}
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the answer from %s breaks off: %w%s", req.URL, cause(err, limit), afterthought(method, err))
+	case len(a.body) > maxAnswer:
+		return nil, e.stranger(fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
+	}
+	return a, nil
+}
+
+// stranger is an error for an answer that no daemon gives.
+func (e endpoint) stranger(why error) error {
+	return fmt.Errorf("no daemon of this version answers at %s: %w; is another program or an older fieldbridge listening there?", e.address, why)
+}
+
+// cause takes the address off an error of http.Client, which is told already.
+func cause(err error, limit time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no answer within %s", limit)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// afterthought warns if a request that changes something may have arrived.
+func afterthought(method string, err error) string {
+	var op *net.OpError
+	if method == http.MethodGet || errors.As(err, &op) && op.Op == "dial" {
+		return ""
+	}
+	return "\nwhether it took the reading is not known: sent again, it may arrive twice"
+}
