@@ -1,9 +1,10 @@
 // Package rest takes readings in over HTTP: an app on this machine posts a
 // payload, and gets its 2xx once the broker has it or it is safe in the spool.
 //
-// Until the endpoint can tell its callers apart, only this machine may reach
-// it: New refuses any other address, and pages in this machine's browsers are
-// refused by their Origin and Host headers.
+// Other machines may reach it only over TLS, and only if it can tell its callers
+// apart, by tokens or by client certificates: otherwise New refuses any address
+// but those of this machine, and pages in this machine's browsers are refused by
+// their Origin and Host headers.
 package rest
 
 import (
@@ -13,8 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -64,9 +63,12 @@ type Accepter interface {
 
 // Options configure a Server. Zero values mean the defaults above.
 type Options struct {
-	// Listen is "host:port": a loopback address or localhost. Port 0 takes a
-	// free one; Addr tells which.
+	// Listen is "host:port": a loopback address or localhost, or any other with
+	// TLS, and Tokens or client certificates. Port 0 takes a free one; Addr tells
+	// which.
 	Listen string
+	// TLS encrypts the endpoint; nil: it is not encrypted.
+	TLS *TLS
 	// MaxBody is the largest payload in bytes.
 	MaxBody int64
 	// MaxConcurrent bounds the readings that are being received or accepted;
@@ -146,6 +148,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() (bool, any) { return true, nil }
 	}
+	if err := o.TLS.check(); err != nil {
+		return o, err
+	}
 	var err error
 	o.clients, err = newClients(o.Tokens)
 	return o, err
@@ -155,7 +160,7 @@ func (o Options) withDefaults() (Options, error) {
 type Server struct {
 	opts     Options
 	accepter Accepter
-	listener net.Listener
+	listener net.Listener // without TLS, so that a successor can have it
 	http     *http.Server
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
@@ -176,7 +181,7 @@ func New(o Options, a Accepter) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := listenLoopback(o.Listen)
+	ln, err := listen(o)
 	if err != nil {
 		return nil, err
 	}
@@ -228,9 +233,9 @@ func (s *Server) Close() error {
 // readings in progress be answered for up to DrainTimeout, cancels what is left
 // and returns nil once no call of the Accepter is under way. It is called once.
 func (s *Server) Run(ctx context.Context) error {
-	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String())
+	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String(), "tls", s.opts.TLS != nil)
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
+	go func() { served <- s.http.Serve(s.wrap(s.listener)) }()
 
 	var err error
 	select {
@@ -271,35 +276,4 @@ func (s *Server) shutdown(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return s.http.Shutdown(ctx)
-}
-
-// listenLoopback listens on an address that only this machine reaches.
-func listenLoopback(address string) (net.Listener, error) {
-	const advice = `without tokens only this machine may reach the endpoint; use "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"`
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: not host:port; %s", address, advice)
-	}
-	if !isLoopbackHost(host) {
-		return nil, fmt.Errorf("listen on %q: not a loopback address; %s", address, advice)
-	}
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", address, err)
-	}
-	// A hosts file can say anything about localhost.
-	if a, ok := ln.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-		_ = ln.Close()
-		return nil, fmt.Errorf("listen on %q: it resolves to %s; %s", address, ln.Addr(), advice)
-	}
-	return ln, nil
-}
-
-// isLoopbackHost takes a host without port or brackets.
-func isLoopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }

@@ -29,7 +29,7 @@ func TestNewRefuses(t *testing.T) {
 		a    Accepter
 		want string
 	}{
-		{"all addresses", Options{Listen: ":0"}, newIntake(), "without tokens only this machine may reach the endpoint"},
+		{"all addresses", Options{Listen: ":0"}, newIntake(), "only with TLS, and with tokens or client certificates"},
 		{"unspecified v4", Options{Listen: "0.0.0.0:0"}, newIntake(), "not a loopback address"},
 		{"unspecified v6", Options{Listen: "[::]:0"}, newIntake(), "not a loopback address"},
 		{"another address", Options{Listen: "192.0.2.1:8080"}, newIntake(), "not a loopback address"},

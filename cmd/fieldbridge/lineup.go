@@ -196,6 +196,9 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Mailboxes: g.bridge,
 		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
 	}
+	if o.TLS, err = httpTLS(&l.cfg.HTTP); err != nil {
+		return err
+	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:
 		l.http, err = rest.New(o, intake)

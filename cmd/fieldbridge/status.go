@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"fieldbridge/bridge/config"
 )
 
 const (
@@ -25,7 +23,8 @@ const (
 )
 
 func newStatusCommand() *cobra.Command {
-	var path, address, tokenFile string
+	var path string
+	var f endpointFlags
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
@@ -42,25 +41,11 @@ GET /v1/devices?limit=1000.`,
   fieldbridge status --json | jq '.connectors[] | select(.up < .sessions)'`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			at, token := address, ""
-			if at == "" {
-				cfg, err := config.Load(path)
-				if err != nil {
-					return err
-				}
-				at, token = cfg.HTTP.Listen, readToken(cfg)
-			}
-			if tokenFile != "" {
-				var err error
-				if token, err = loadToken(tokenFile); err != nil {
-					return err
-				}
-			}
-			at, err := dialAddress(at)
+			e, err := f.endpoint(path)
 			if err != nil {
 				return err
 			}
-			doc, raw, err := askStatus(c.Context(), at, token)
+			doc, raw, err := askStatus(c.Context(), e)
 			if err != nil {
 				return err
 			}
@@ -72,12 +57,11 @@ GET /v1/devices?limit=1000.`,
 				_, err = fmt.Fprintln(c.OutOrStdout(), string(bytes.TrimSpace(out.Bytes())))
 				return err
 			}
-			return printStatus(c.OutOrStdout(), at, doc)
+			return printStatus(c.OutOrStdout(), e.address, doc)
 		},
 	}
 	configFlag(c, &path)
-	c.Flags().StringVar(&address, "address", "", "host:port of the daemon's HTTP endpoint; the configuration is not read then")
-	c.Flags().StringVar(&tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
+	f.add(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "the daemon's answer as it is (GET /v1/status)")
 	return c
 }
@@ -102,26 +86,26 @@ func dialAddress(listen string) (string, error) {
 	return listen, nil
 }
 
-// askStatus gets the status, as it came, too. The token may be "".
-func askStatus(ctx context.Context, address, token string) (doc *statusDocument, raw []byte, err error) {
+// askStatus gets the status, as it came, too.
+func askStatus(ctx context.Context, e endpoint) (doc *statusDocument, raw []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	url := "http://" + address + "/v1/status"
+	address, url := e.address, e.url("/v1/status")
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, usagef("%w", err)
 	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+	if e.token != "" {
+		req.Header.Set("Authorization", "Bearer "+e.token)
 	}
 	// Not the default one: no proxy of the environment knows this machine's ports.
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: e.tls},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens", address, cause(err))
+		return nil, nil, e.noAnswer(err)
 	}
 	defer resp.Body.Close()
 	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxStatus+1))
@@ -130,6 +114,8 @@ func askStatus(ctx context.Context, address, token string) (doc *statusDocument,
 		return nil, nil, fmt.Errorf("the answer from %s breaks off: %w", url, err)
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
 		return nil, nil, fmt.Errorf("the daemon at %s does not let this command in (%s): give a token for reading with --token-file, or reload the daemon if its tokens have changed", address, resp.Status)
+	case resp.StatusCode == http.StatusBadRequest && e.tls == nil:
+		return nil, nil, fmt.Errorf("the daemon at %s does not take this request (%s): if its endpoint has TLS, give --address https://%s", address, resp.Status, address)
 	case resp.StatusCode != http.StatusOK:
 		return nil, nil, fmt.Errorf("no daemon of this version answers at %s: GET /v1/status gave %s; is another program or an older fieldbridge listening there?", address, resp.Status)
 	case len(raw) > maxStatus:
