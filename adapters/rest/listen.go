@@ -66,12 +66,24 @@ func (o *Options) guarded() bool {
 const listenAdvice = `other machines may reach the endpoint only with TLS, and with tokens or client certificates; ` +
 	`without, use "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"`
 
-// listen listens on an address that only this machine reaches, or on any if the
-// endpoint is guarded.
-func listen(o Options) (net.Listener, error) {
+// listen listens on a Unix socket, on an address that only this machine reaches,
+// or on any if the endpoint is guarded.
+func listen(o Options) (net.Listener, *socketFile, error) {
+	if path, ok := unixPath(o.Listen); ok {
+		ln, file, err := listenUnix(path, o.SocketMode)
+		if err != nil {
+			return nil, nil, fmt.Errorf("listen on %q: %w", o.Listen, err)
+		}
+		return ln, file, nil
+	}
+	ln, err := o.listenTCP()
+	return ln, nil, err
+}
+
+func (o *Options) listenTCP() (net.Listener, error) {
 	host, _, err := net.SplitHostPort(o.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %q: not host:port; such as \"127.0.0.1:8080\"", o.Listen)
+		return nil, fmt.Errorf("listen on %q: not host:port or unix:/path; such as \"127.0.0.1:8080\"", o.Listen)
 	}
 	if !o.guarded() && !isLoopbackHost(host) {
 		return nil, fmt.Errorf("listen on %q: not a loopback address; %s", o.Listen, listenAdvice)
@@ -90,6 +102,9 @@ func listen(o Options) (net.Listener, error) {
 
 // fits returns nil if the endpoint may be where a listener is.
 func (o *Options) fits(ln net.Listener) error {
+	if _, ok := ln.Addr().(*net.UnixAddr); ok {
+		return nil // what its mode lets in
+	}
 	if a, ok := ln.Addr().(*net.TCPAddr); !o.guarded() && (!ok || !a.IP.IsLoopback()) {
 		return fmt.Errorf("it is %s, not a loopback address; %s", ln.Addr(), listenAdvice)
 	}

@@ -128,10 +128,11 @@ func routeAsSent(next http.Handler) http.Handler {
 // header tells) or by a name of its own that resolves to one (DNS rebinding,
 // which the Host header tells). Programs send neither. Where other machines may
 // reach the endpoint it has names of its own; there no page gets in by a name
-// that it made up, because the certificate is not for it.
+// that it made up, because the certificate is not for it. No page reaches a Unix
+// socket.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.opts.guarded() && !loopbackHostPort(r.Host) {
+		if s.socket == nil && !s.opts.guarded() && !loopbackHostPort(r.Host) {
 			refuse(w, &problem{status: http.StatusForbidden,
 				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to %s://%s", s.opts.scheme(), s.Addr())})
 			return

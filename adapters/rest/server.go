@@ -4,16 +4,19 @@
 // Other machines may reach it only over TLS, and only if it can tell its callers
 // apart, by tokens or by client certificates: otherwise New refuses any address
 // but those of this machine, and pages in this machine's browsers are refused by
-// their Origin and Host headers.
+// their Origin and Host headers. On a Unix socket its permissions say who may.
 package rest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +34,7 @@ const (
 	DefaultAcceptTimeout     = 60 * time.Second
 	DefaultIdleTimeout       = 2 * time.Minute
 	DefaultDrainTimeout      = 10 * time.Second
+	DefaultSocketMode        = 0o660
 )
 
 const (
@@ -65,8 +69,11 @@ type Accepter interface {
 type Options struct {
 	// Listen is "host:port": a loopback address or localhost, or any other with
 	// TLS, and Tokens or client certificates. Port 0 takes a free one; Addr tells
-	// which.
+	// which. Or "unix:/path" for a socket that is made, and removed at the end.
 	Listen string
+	// SocketMode are the permissions of a Unix socket: who may write to it may
+	// use the endpoint.
+	SocketMode fs.FileMode
 	// TLS encrypts the endpoint; nil: it is not encrypted.
 	TLS *TLS
 	// MaxBody is the largest payload in bytes.
@@ -127,6 +134,9 @@ func (o Options) withDefaults() (Options, error) {
 		set(&o.AcceptTimeout, DefaultAcceptTimeout) &&
 		set(&o.IdleTimeout, DefaultIdleTimeout) &&
 		set(&o.DrainTimeout, DefaultDrainTimeout)
+	if o.SocketMode == 0 {
+		o.SocketMode = DefaultSocketMode
+	}
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
 	}
@@ -161,6 +171,8 @@ type Server struct {
 	opts     Options
 	accepter Accepter
 	listener net.Listener // without TLS, so that a successor can have it
+	socket   *socketFile  // of a Unix socket
+	released sync.Once    // the socket
 	http     *http.Server
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
@@ -181,11 +193,13 @@ func New(o Options, a Accepter) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := listen(o)
+	ln, socket, err := listen(o)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(o, a, ln), nil
+	s := newServer(o, a, ln)
+	s.socket = socket
+	return s, nil
 }
 
 func newServer(o Options, a Accepter, ln net.Listener) *Server {
@@ -223,17 +237,26 @@ func (s *Server) Shut() <-chan struct{} { return s.ending }
 // Run without a drain; after it, it does nothing.
 func (s *Server) Close() error {
 	s.cancel()
+	defer s.releaseSocket()
 	if err := errors.Join(s.http.Close(), s.listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close http endpoint: %w", err)
 	}
 	return nil
 }
 
+func (s *Server) releaseSocket() { s.released.Do(s.socket.release) }
+
 // Run serves until ctx is done. Then it takes no new connections, lets the
 // readings in progress be answered for up to DrainTimeout, cancels what is left
 // and returns nil once no call of the Accepter is under way. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String(), "tls", s.opts.TLS != nil)
+	defer s.releaseSocket()
+	if s.socket != nil { // the mode may be another than before
+		if err := os.Chmod(s.socket.path, s.opts.SocketMode); err != nil {
+			s.opts.Logger.Error("permissions of the http socket not set", "error", err)
+		}
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(s.wrap(s.listener)) }()
 

@@ -37,7 +37,7 @@ func TestNewRefuses(t *testing.T) {
 		{"a name like localhost", Options{Listen: "localhost.example:8080"}, newIntake(), "not a loopback address"},
 		{"no port", Options{Listen: "127.0.0.1"}, newIntake(), "not host:port"},
 		{"nothing", Options{}, newIntake(), "not host:port"},
-		{"unix socket", Options{Listen: "unix:/run/x.sock"}, newIntake(), "not a loopback address"},
+		{"unix socket in no directory", Options{Listen: "unix:/nowhere/x.sock"}, newIntake(), "no such file"},
 		{"port taken", Options{Listen: taken.Addr().String()}, newIntake(), "address already in use"},
 		{"no accepter", Options{Listen: "127.0.0.1:0"}, nil, "no accepter"},
 		{"negative body", Options{Listen: "127.0.0.1:0", MaxBody: -1}, newIntake(), "must not be negative"},

@@ -36,7 +36,11 @@ func (s *Server) Successor(o Options) (*Server, error) {
 		return nil, fmt.Errorf("hand over http listener: %w", err)
 	}
 	s.followed.Store(true)
-	return newServer(o, s.accepter, ln), nil
+	next := newServer(o, s.accepter, ln)
+	if next.socket = s.socket; next.socket != nil {
+		next.socket.users.Add(1)
+	}
+	return next, nil
 }
 
 const (

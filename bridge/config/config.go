@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -118,8 +119,11 @@ type HTTP struct {
 	Pos Position
 	// Listen is host:port; port 0 takes any free one. The host is a loopback
 	// address or "localhost", unless there is a Cert, and Tokens or ClientCAPEM:
-	// then it may be any address of this machine, or empty for all.
+	// then it may be any address of this machine, or empty for all. Or it is
+	// "unix:" and the absolute path of a socket.
 	Listen string
+	// SocketMode are the permissions of the socket; 0 without one.
+	SocketMode fs.FileMode
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
 	// Cert is shown in the TLS handshake; nil: the endpoint is not encrypted.

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -13,6 +15,7 @@ func (v *validator) http() {
 	checkSize(in, "max_body", raw.MaxBody, maxMQTTPayload)
 	v.httpTLS()
 	v.httpTokens()
+	v.socketMode()
 	if in.ok("listen") {
 		in.flawed("listen", checkListen(raw.Listen, protection{
 			tls:     raw.TLSCertFile != "" || !in.ok("tls_cert_file"),
@@ -41,18 +44,48 @@ func (v *validator) httpTLS() {
 	}
 }
 
+const unixPrefix = "unix:"
+
+// maxSocketPath is in bytes (unix(7): sun_path has 108 with the NUL).
+const maxSocketPath = 107
+
+func checkSocketPath(path string) *flaw {
+	switch {
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/":
+		return &flaw{fmt.Sprintf("%q is not the absolute path of a socket", path), `write "unix:/run/fieldbridge/http.sock"`}
+	case len(path) > maxSocketPath:
+		return &flaw{fmt.Sprintf("the path has %d bytes, at most %d are allowed", len(path), maxSocketPath), ""}
+	}
+	return checkText(path)
+}
+
+// socketMode reads the permissions of a Unix socket.
+func (v *validator) socketMode() {
+	raw, in := &v.raw.HTTP, v.raw.HTTP.In
+	if !in.ok("socket_mode") {
+		return
+	}
+	mode, err := strconv.ParseUint(raw.SocketMode, 8, 32)
+	switch {
+	case err != nil || len(raw.SocketMode) < 3 || mode > 0o777 || mode&0o200 == 0:
+		in.wrong("socket_mode", fmt.Sprintf("%q is not the mode of a socket that its owner may write to", raw.SocketMode), `octal, such as "0660"`)
+	case strings.HasPrefix(raw.Listen, unixPrefix):
+		v.cfg.HTTP.SocketMode = fs.FileMode(mode)
+	}
+}
+
 // protection is what stands between the endpoint and other machines.
 type protection struct {
 	tls     bool
 	callers bool // are known by a token or a certificate
 }
 
-// checkListen accepts a TCP address that only this machine reaches, or any of
+// checkListen accepts a Unix socket, a TCP address that only this machine reaches, or any of
 // this machine's with what it takes to let others in.
 func checkListen(s string, p protection) *flaw {
 	const example = `write "127.0.0.1:8080"`
-	if strings.HasPrefix(s, "unix:") {
-		return &flaw{"is a Unix socket; this version listens on TCP addresses only", example}
+	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+		return checkSocketPath(path)
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {

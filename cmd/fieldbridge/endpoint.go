@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 
@@ -18,16 +20,34 @@ import (
 
 // endpoint is where a daemon's HTTP endpoint is and how it is talked to.
 type endpoint struct {
-	address string      // host:port
+	address string      // host:port, or unix:/path
 	token   string      // "" for none
 	tls     *tls.Config // nil: not encrypted
 }
 
+const unixPrefix = "unix:"
+
 func (e endpoint) url(path string) string {
-	if e.tls != nil {
-		return "https://" + e.address + path
+	host := e.address
+	if strings.HasPrefix(host, unixPrefix) {
+		host = "localhost"
 	}
-	return "http://" + e.address + path
+	if e.tls != nil {
+		return "https://" + host + path
+	}
+	return "http://" + host + path
+}
+
+// transport is not the default one: no proxy of the environment knows this
+// machine's ports.
+func (e endpoint) transport() *http.Transport {
+	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: e.tls}
+	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
+	return t
 }
 
 // configuredEndpoint is that of the daemon that runs with this configuration.
@@ -78,7 +98,7 @@ type endpointFlags struct {
 }
 
 func (f *endpointFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint, or https://host:port; the configuration is not read then")
+	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint, https://host:port or unix:/path; the configuration is not read then")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "with --address https://: PEM file with the certificates to trust; without it, those of the system")
 	c.Flags().StringVar(&f.certFile, "client-cert-file", "", "PEM file with the certificate to show, for an endpoint with client_ca_file")

@@ -138,3 +138,32 @@ func TestStatusFlagsForTLS(t *testing.T) {
 		}
 	}
 }
+
+// TestUnixEndpoint: the endpoint moves to a socket and away again.
+func TestUnixEndpoint(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	text := s.config("", "", listed("app", "yard"))
+	g := startGateway(t, text, s.Files)
+	socket := filepath.Join(t.TempDir(), "http.sock")
+	on := text + fmt.Sprintf("[http]\nlisten = \"unix:%s\"\n", socket)
+	for _, mode := range []os.FileMode{0o660, 0o600} {
+		g.reload(on + fmt.Sprintf("socket_mode = \"%04o\"\n", mode))
+		code, stdout, stderr := cli("status", "--config", g.Path)
+		if code != 0 || !strings.Contains(stdout, socket) {
+			t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+		}
+		eventually(t, "the mode of the socket", func() bool {
+			info, err := os.Lstat(socket)
+			return err == nil && info.Mode() == os.ModeSocket|mode
+		})
+	}
+	g.reload(text)
+	eventually(t, "the socket is removed", func() bool {
+		_, err := os.Lstat(socket)
+		return os.IsNotExist(err)
+	})
+	if code, _, stderr := cli("status", "--address", "unix:"+socket); code != 1 || !strings.Contains(stderr, "no daemon answers at unix:"+socket) {
+		t.Errorf("exit code %d without a socket: %s", code, stderr)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,6 +69,9 @@ GET /v1/devices?limit=1000.`,
 
 // dialAddress is where a listener's address can be reached from this machine.
 func dialAddress(listen string) (string, error) {
+	if strings.HasPrefix(listen, unixPrefix) {
+		return listen, nil
+	}
 	host, port, err := net.SplitHostPort(listen)
 	switch {
 	case err != nil:
@@ -98,9 +102,8 @@ func askStatus(ctx context.Context, e endpoint) (doc *statusDocument, raw []byte
 	if e.token != "" {
 		req.Header.Set("Authorization", "Bearer "+e.token)
 	}
-	// Not the default one: no proxy of the environment knows this machine's ports.
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: e.tls},
+		Transport:     e.transport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)
