@@ -42,6 +42,12 @@ type Options struct {
 	// outage, or a restart, nobody remembers when they came. It is called from
 	// the sessions' goroutines, several at once, and must not block.
 	Published func(took time.Duration)
+	// Delivered is told, if set, of every reading that the broker has
+	// acknowledged, and GaveUp of every downlink that has become a dead letter,
+	// and why. Both are called from many goroutines, must not block, and must
+	// not change or keep what they are given.
+	Delivered func(*Reading)
+	GaveUp    func(d *Downlink, why error)
 	// Fetched is told, if set, of each downlink that leaves a mailbox: an app has
 	// it, or else it has expired. It must not block.
 	Fetched func(delivered bool)
@@ -163,7 +169,7 @@ func (b *Bridge) ConnectOthers(c Connection) {
 func (b *Bridge) newLane(id DeviceID, c Connection) *Lane {
 	l := &Lane{
 		device: id, spool: b.opts.Spool, ackTimeout: &b.ackTimeout, budget: b.budget,
-		counts: &b.counts, published: b.opts.Published, logger: b.logger, forget: b.forget, pause: retryPause,
+		counts: &b.counts, published: b.opts.Published, delivered: b.opts.Delivered, logger: b.logger, forget: b.forget, pause: retryPause,
 	}
 	l.terms.Store(&c)
 	l.at = &berth{lane: l, uplink: c.Uplink}

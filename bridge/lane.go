@@ -57,6 +57,7 @@ type Lane struct {
 	budget     *budget
 	counts     *counters
 	published  func(time.Duration) // nil: nobody wants to know; see Options
+	delivered  func(*Reading)      // as published
 	logger     *slog.Logger
 	forget     func(*Lane) // told when a guest holds nothing; called without mu
 	pause      func(attempt int) time.Duration
@@ -270,6 +271,9 @@ func (l *Lane) resolve(b *berth, e *Entry, o Outcome) {
 	l.mu.Unlock()
 	if timed && l.published != nil {
 		l.published(time.Since(e.since))
+	}
+	if o.Kind == Acked && l.delivered != nil {
+		l.delivered(&e.Reading)
 	}
 	if !storing {
 		l.left(e)

@@ -110,7 +110,7 @@ func (b *Bridge) target(id DeviceID, r Route) (*target, error) {
 	}
 	t := &target{
 		name: r.Target, to: r.To, policy: b.opts.Delivery, maxAge: &b.maxAge, logger: b.logger,
-		store: b.opts.Downlinks, reply: b.reply, wake: make(chan struct{}, 1),
+		store: b.opts.Downlinks, reply: b.reply, gaveUp: b.opts.GaveUp, wake: make(chan struct{}, 1),
 	}
 	b.targets[r.To] = t
 	return t, nil
@@ -265,8 +265,9 @@ type target struct {
 	policy DeliveryPolicy
 	maxAge *atomic.Int64 // nanoseconds; stands for policy.MaxAge
 	logger *slog.Logger
-	wake   chan struct{} // capacity 1: a signal that there may be more
-	box    *Mailbox      // if it is one: nothing is delivered
+	gaveUp func(*Downlink, error) // nil: nobody wants to know
+	wake   chan struct{}          // capacity 1: a signal that there may be more
+	box    *Mailbox               // if it is one: nothing is delivered
 }
 
 // arrived is told of what has been stored.
@@ -345,6 +346,9 @@ func (t *target) finish(ctx context.Context, d StoredDownlink) bool {
 		t.logger.Error("downlink not delivered, now a dead letter", "target", t.name,
 			"device", d.Device, "subtopic", d.Subtopic, "id", d.ID, "error", err)
 		t.store.BuryDownlink(d.Seq, Epitaph{Reason: err.Error()}, nil)
+		if t.gaveUp != nil {
+			t.gaveUp(&d.Downlink, err)
+		}
 	}
 	return true
 }

@@ -106,9 +106,9 @@ func newClients(tokens []Token) ([]*client, error) {
 	return clients, nil
 }
 
-// mayUse reports whether the client's devices have this one among them.
-func (c *client) mayUse(device bridge.DeviceID) bool {
-	for _, pattern := range c.Devices {
+// MayUse reports whether the token's devices have this one among them.
+func (t *Token) MayUse(device bridge.DeviceID) bool {
+	for _, pattern := range t.Devices {
 		if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 			if strings.HasPrefix(string(device), prefix) {
 				return true
@@ -220,7 +220,7 @@ func (s *Server) mayUse(r *http.Request, device bridge.DeviceID) error {
 	if len(s.opts.clients) == 0 {
 		return nil
 	}
-	if c := clientOf(r); c != nil && c.mayUse(device) {
+	if c := clientOf(r); c != nil && c.MayUse(device) {
 		return nil
 	}
 	return outOfScope("this token is not for this device; use another, or add to its devices")
@@ -286,15 +286,15 @@ func bearer(r *http.Request) (string, error) {
 			detail: "a token is needed; send the header Authorization: Bearer with it"}}
 	}
 	token := strings.TrimLeft(rest, " ")
-	if !ValidToken(token) {
+	if !validToken(token) {
 		return "", invalidToken("what follows Bearer is not a token; send one space and then the token as it is in its file")
 	}
 	return token, nil
 }
 
-// ValidToken reports whether a text can be sent as a token: b64token of RFC
+// validToken reports whether a text can be sent as a token: b64token of RFC
 // 6750, section 2.1.
-func ValidToken(token string) bool {
+func validToken(token string) bool {
 	body := strings.TrimRight(token, "=")
 	return body != "" && !strings.ContainsFunc(body, func(c rune) bool {
 		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-._~+/", c)

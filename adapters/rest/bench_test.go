@@ -19,6 +19,14 @@ func (accepting) Accept(_ context.Context, r bridge.Reading, _ bridge.Handling) 
 	return delivered(r), nil
 }
 
+func (accepting) AcceptAll(_ context.Context, rs []bridge.Reading, _ bool) []bridge.Accepted {
+	all := make([]bridge.Accepted, len(rs))
+	for i, r := range rs {
+		all[i].Receipt = delivered(r)
+	}
+	return all
+}
+
 const benchBody = `{"temperature":21.53,"humidity":48.1,"pressure":1013.2,"battery":3.61,"seq":1234567,"unit":"C"}`
 
 // discard is a ResponseWriter that costs little.

@@ -58,6 +58,14 @@ func (in *intake) Accept(ctx context.Context, r bridge.Reading, how bridge.Handl
 	return delivered(r), nil
 }
 
+func (in *intake) AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) (all []bridge.Accepted) {
+	for _, r := range rs {
+		receipt, err := in.Accept(ctx, r, bridge.Handling{Async: async})
+		all = append(all, bridge.Accepted{Receipt: receipt, Err: err})
+	}
+	return all
+}
+
 func delivered(r bridge.Reading) bridge.Receipt {
 	return bridge.Receipt{ID: uuid.MustParse("0199c2b5-0000-7000-8000-000000000001"), Time: r.Time, State: bridge.Delivered}
 }

@@ -112,13 +112,15 @@ func remedy(code byte) string {
 }
 
 // fail answers a request with an error.
-func (s *Server) fail(w http.ResponseWriter, err error) {
-	p := problemOf(err)
-	if p == nil {
-		s.opts.Logger.Error("reading not accepted", "error", err)
-		p = &problem{status: http.StatusInternalServerError, detail: internalDetail}
+func (s *Server) fail(w http.ResponseWriter, err error) { refuse(w, s.problemFor(err)) }
+
+// problemFor is problemOf, with a problem for what is our own fault.
+func (s *Server) problemFor(err error) *problem {
+	if p := problemOf(err); p != nil {
+		return p
 	}
-	refuse(w, p)
+	s.opts.Logger.Error("reading not accepted", "error", err)
+	return &problem{status: http.StatusInternalServerError, detail: internalDetail}
 }
 
 func refuse(w http.ResponseWriter, p *problem) {
@@ -127,7 +129,7 @@ func refuse(w http.ResponseWriter, p *problem) {
 		h[k] = v
 	}
 	if p.retryAfter > 0 {
-		h.Set("Retry-After", strconv.FormatInt(int64((p.retryAfter+time.Second-1)/time.Second), 10))
+		h.Set("Retry-After", strconv.Itoa(wholeSeconds(p.retryAfter)))
 	}
 	if p.hangUp {
 		h.Set("Connection", "close")
@@ -140,6 +142,9 @@ func refuse(w http.ResponseWriter, p *problem) {
 		ReasonCode: int(p.reasonCode),
 	})
 }
+
+// wholeSeconds rounds up.
+func wholeSeconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
 // writeJSON answers with v. What v is made of here can always be encoded, but
 // for Options.Ready's detail.

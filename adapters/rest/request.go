@@ -135,12 +135,8 @@ func clip(s string) string {
 // parseContentType returns the content type in canonical form, or "" if the
 // request has none.
 func parseContentType(h http.Header) (string, error) {
-	for _, coding := range h["Content-Encoding"] {
-		if coding != "" && !strings.EqualFold(coding, "identity") {
-			p := unsupported("content coding %q is not supported; send the body without Content-Encoding", clip(coding))
-			p.header.Set("Accept-Encoding", "identity")
-			return "", p
-		}
+	if err := refuseCoding(h); err != nil {
+		return "", err
 	}
 	values := h["Content-Type"]
 	if len(values) > 1 {
@@ -163,6 +159,18 @@ func parseContentType(h http.Header) (string, error) {
 	default:
 		return "", unsupported("the Content-Type header is malformed; send one of %s", strings.Join(bridge.ContentTypes, ", "))
 	}
+}
+
+// refuseCoding refuses bodies that are compressed or the like.
+func refuseCoding(h http.Header) error {
+	for _, coding := range h["Content-Encoding"] {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			p := unsupported("content coding %q is not supported; send the body without Content-Encoding", clip(coding))
+			p.header.Set("Accept-Encoding", "identity")
+			return p
+		}
+	}
+	return nil
 }
 
 // isMediaType tells a type of somebody else's from a header that is broken.

@@ -18,7 +18,7 @@ func (s *Server) routes() http.Handler {
 	r.Use(s.observe, routeAsSent, s.guard)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &problem{status: http.StatusNotFound,
-			detail: "nothing is at this path; readings go to POST /v1/devices/{device}/uplink, with the sub topic behind it if there is one"})
+			detail: "nothing is at this path; readings go to POST /v1/devices/{device}/uplink, with the sub topic behind it if there is one, and many at a time to POST /v1/uplinks"})
 	})
 	r.MethodNotAllowed(s.methodNotAllowed(r))
 
@@ -47,6 +47,9 @@ func (s *Server) readRoutes(r chi.Router) {
 			r.Head(path, h)
 		}
 	}
+	if s.opts.Events != nil {
+		r.Get("/v1/events", s.events)
+	}
 }
 
 // uplinkRoutes are those that take readings. A request without a token takes no
@@ -55,6 +58,7 @@ func (s *Server) uplinkRoutes(r chi.Router) {
 	r.Use(s.allow(Uplink), s.limit)
 	r.Post("/v1/devices/{device}/uplink", s.uplink)
 	r.Post("/v1/devices/{device}/uplink/*", s.uplink)
+	r.Post("/v1/uplinks", s.batch)
 }
 
 // downlinkRoutes are those of mailboxes. An answer is taken like a reading.

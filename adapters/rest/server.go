@@ -63,6 +63,9 @@ type Accepter interface {
 	// text around it), *bridge.UnavailableError, *bridge.RejectedError and
 	// ctx's; any other is logged and answered with 500.
 	Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error)
+	// AcceptAll is Accept for many, with one result for each at its place. Those
+	// of one device are taken in order.
+	AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) []bridge.Accepted
 }
 
 // Options configure a Server. Zero values mean the defaults above.
@@ -97,6 +100,8 @@ type Options struct {
 	// States answers GET /v1/status, /v1/devices and /v1/devices/{device}. nil:
 	// nothing is at these paths.
 	States States
+	// Events are what GET /v1/events streams. nil: nothing is at this path.
+	Events *Events
 	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
 	// everyone who reaches it.
 	Tokens  []Token
@@ -232,6 +237,15 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 // Shut is closed when Run accepts no connection any more. What is accepted from
 // then on is a successor's.
 func (s *Server) Shut() <-chan struct{} { return s.ending }
+
+func (s *Server) isEnding() bool {
+	select {
+	case <-s.ending:
+		return true
+	default:
+		return false
+	}
+}
 
 // Close releases the listener of a server that will not run. During Run it ends
 // Run without a drain; after it, it does nothing.

@@ -115,7 +115,7 @@ func (s *Server) listDevices(c *client, after string, limit int) (page []DeviceS
 		all, others := s.opts.States.Devices(after, maxPage)
 		for _, d := range all {
 			switch {
-			case !c.mayUse(d.Device):
+			case !c.MayUse(d.Device):
 			case len(page) == limit:
 				return page, true
 			default:

@@ -3,7 +3,6 @@ package rest
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -11,10 +10,6 @@ import (
 )
 
 const (
-	eventStream = "text/event-stream"
-	// keepAlive is how often a stream without events gets a comment: proxies and
-	// clients take a silent connection for dead.
-	keepAlive = 15 * time.Second
 	// streamPage is how many downlinks are read for a stream at once.
 	streamPage = 16
 	// reconnect is what clients of a stream wait before they come back.
@@ -51,27 +46,21 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, id bridge.Device
 			after = d.Seq
 		}
 	}
-	e := &events{w: w, rc: http.NewResponseController(w)}
-	_ = e.rc.SetReadDeadline(time.Time{}) // the server's is for requests that end
-	h := w.Header()
-	h.Set("Content-Type", eventStream)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
-	h.Set("X-Content-Type-Options", "nosniff")
-	if e.send(fmt.Sprintf("retry: %d\n\n", reconnect.Milliseconds())) != nil {
+	st, err := openStream(w, reconnect)
+	if err != nil {
 		return
 	}
-	s.follow(r, e, id, after)
+	s.follow(r, st, id, after)
 }
 
 // follow sends until the client or the mailbox is gone, or the server ends.
-func (s *Server) follow(r *http.Request, e *events, id bridge.DeviceID, after int64) {
+func (s *Server) follow(r *http.Request, st *stream, id bridge.DeviceID, after int64) {
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
 	for {
 		m, err := s.opts.Mailboxes.Mailbox(id) // a reload can take it away
 		if err != nil {
-			_ = e.send(": the mailbox is gone\n\n")
+			_ = st.comment("the mailbox is gone")
 			return
 		}
 		changed := m.Changed()
@@ -83,7 +72,7 @@ func (s *Server) follow(r *http.Request, e *events, id bridge.DeviceID, after in
 			return
 		}
 		for i := range page {
-			if e.downlink(m, &page[i]) != nil {
+			if st.downlink(m, &page[i]) != nil {
 				return
 			}
 			after = page[i].Seq
@@ -98,11 +87,11 @@ func (s *Server) follow(r *http.Request, e *events, id bridge.DeviceID, after in
 		select {
 		case <-changed:
 		case <-alive.C:
-			if e.send(": here\n\n") != nil {
+			if st.comment("here") != nil {
 				return
 			}
 		case <-s.ending:
-			_ = e.send(": fieldbridge stops, come back\n\n")
+			_ = st.comment("fieldbridge stops, come back")
 			return
 		case <-r.Context().Done():
 			return
@@ -110,32 +99,14 @@ func (s *Server) follow(r *http.Request, e *events, id bridge.DeviceID, after in
 	}
 }
 
-// events writes to a client that must take each write in time.
-type events struct {
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	buf bytes.Buffer
-}
-
-func (e *events) send(text string) error {
-	if err := e.rc.SetWriteDeadline(time.Now().Add(answerTime)); err != nil {
-		return err
-	}
-	if _, err := e.w.Write([]byte(text)); err != nil {
-		return err
-	}
-	return e.rc.Flush()
-}
-
 // downlink sends one as an event whose id is the downlink's.
-func (e *events) downlink(m *bridge.Mailbox, d *bridge.StoredDownlink) error {
-	e.buf.Reset()
-	fmt.Fprintf(&e.buf, "id: %s\ndata: ", d.ID)
-	enc := json.NewEncoder(&e.buf)
+func (st *stream) downlink(m *bridge.Mailbox, d *bridge.StoredDownlink) error {
+	var data bytes.Buffer
+	enc := json.NewEncoder(&data)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(documentOf(m, d)); err != nil { // ends the line
+	if err := enc.Encode(documentOf(m, d)); err != nil {
 		return err
 	}
-	e.buf.WriteByte('\n')
-	return e.send(e.buf.String())
+	st.add(d.ID, "", bytes.TrimSuffix(data.Bytes(), []byte("\n")))
+	return st.flush()
 }

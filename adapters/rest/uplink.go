@@ -44,12 +44,16 @@ func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
 		}
 	}
-	writeJSON(w, status, "application/json", receiptDocument{
-		ID:        receipt.ID.String(),
-		Timestamp: receipt.Time.UTC().Format(timeFormat),
+	writeJSON(w, status, "application/json", newReceipt(receipt))
+}
+
+func newReceipt(r bridge.Receipt) receiptDocument {
+	return receiptDocument{
+		ID:        r.ID.String(),
+		Timestamp: r.Time.UTC().Format(timeFormat),
 		Message:   "uplink received",
-		State:     receipt.State,
-	})
+		State:     r.State,
+	}
 }
 
 // reading makes a reading of a request and says how it is to be taken. What can

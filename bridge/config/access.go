@@ -63,31 +63,56 @@ func readTokens(raw *rawHTTPToken, owners map[string]string) []bridge.Secret {
 	if !in.flawed("token_file", f) {
 		return nil
 	}
+	secrets, f := parseTokens(path, content, raw.Name, owners)
+	if !in.flawed("token_file", f) {
+		return nil
+	}
+	return secrets
+}
+
+// LoadTokens reads a token file that is no part of a configuration as one that
+// is: it must be its owner's alone, and each line a token. A relative path
+// starts at the working directory; "credentials:NAME" is a systemd credential.
+// There is at least one token if there is no error. The error names the file and
+// what to do, and shows nothing of its content.
+func LoadTokens(path string) ([]bridge.Secret, error) {
+	path, content, f := (&source{}).readSecret(path)
+	var secrets []bridge.Secret
+	if f == nil {
+		secrets, f = parseTokens(path, content, path, make(map[string]string))
+	}
+	if f != nil {
+		return nil, f.err()
+	}
+	return secrets, nil
+}
+
+// parseTokens reads the lines of a token file. owner is who they belong to, for
+// owners.
+func parseTokens(path, content, owner string, owners map[string]string) ([]bridge.Secret, *flaw) {
 	var secrets []bridge.Secret
 	for i, line := range strings.Split(content, "\n") {
 		line = strings.TrimSuffix(line, "\r")
 		if line == "" {
 			continue
 		}
+		const remedy = "make one with: openssl rand -hex 32"
 		at := fmt.Sprintf("line %d of %s", i+1, path)
-		owner, taken := owners[line]
+		other, taken := owners[line]
 		switch {
 		case !isBearerToken(line):
-			in.wrong("token_file", at+" is not a token", "letters A to Z, digits and -._~+/ are allowed, with = at the end; make one with: openssl rand -hex 32")
+			return nil, &flaw{at + " is not a token", "letters A to Z, digits and -._~+/ are allowed, with = at the end; " + remedy}
 		case len(line) < minToken:
-			in.wrong("token_file", fmt.Sprintf("%s has %d characters, at least %d are needed", at, len(line), minToken), "make one with: openssl rand -hex 32")
+			return nil, &flaw{fmt.Sprintf("%s has %d characters, at least %d are needed", at, len(line), minToken), remedy}
 		case len(line) > maxText:
-			in.wrong("token_file", fmt.Sprintf("%s has more than %d characters", at, maxText), "make one with: openssl rand -hex 32")
+			return nil, &flaw{fmt.Sprintf("%s has more than %d characters", at, maxText), remedy}
 		case taken:
-			in.wrong("token_file", fmt.Sprintf("%s is already a token of %q", at, owner), "give each its own")
-		default:
-			owners[line] = raw.Name
-			secrets = append(secrets, bridge.NewSecret(line))
-			continue
+			return nil, &flaw{fmt.Sprintf("%s is already a token of %q", at, other), "give each its own"}
 		}
-		return nil
+		owners[line] = owner
+		secrets = append(secrets, bridge.NewSecret(line))
 	}
-	return secrets
+	return secrets, nil
 }
 
 // isBearerToken accepts what can be sent as a token: b64token of RFC 6750,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,10 +55,7 @@ func (m Mistake) Error() string {
 	if m.Key != "" {
 		b.WriteString(m.Key + ": ")
 	}
-	b.WriteString(m.Problem)
-	if m.Hint != "" {
-		b.WriteString(" (" + m.Hint + ")")
-	}
+	b.WriteString(suffixHint(m.Problem, m.Hint))
 	return oneLine(b.String())
 }
 
@@ -105,6 +103,16 @@ func (c *collector) err() error {
 type flaw struct {
 	problem string
 	hint    string
+}
+
+// err is the flaw of a value that has no position.
+func (f *flaw) err() error { return errors.New(oneLine(suffixHint(f.problem, f.hint))) }
+
+func suffixHint(problem, hint string) string {
+	if hint == "" {
+		return problem
+	}
+	return problem + " (" + hint + ")"
 }
 
 // nearest returns the candidate that s was most likely meant to be, or "".

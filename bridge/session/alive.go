@@ -37,8 +37,10 @@ func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
 		}
 	}
 	if c.pinged.IsZero() {
-		wait = together(now, c.keepAlive-min(c.keepAlive/8, 5*time.Second)-max(sent, received), c.keepAlive/12)
-		if wait <= 0 {
+		grid := (c.keepAlive / 12).Truncate(time.Second)
+		if wait = c.keepAlive - min(c.keepAlive/8, 5*time.Second) - max(sent, received); wait > grid {
+			wait = together(now, wait, grid)
+		} else {
 			c.pinged, c.hushed = now, hush(c.link.conn.Conn)
 			c.link.conn.packet(packets.PINGREQ<<4, 0)
 			c.link.conn.release()
@@ -57,11 +59,12 @@ func (c *connection) alive(now time.Time) (wait time.Duration, err error) {
 	return wait, nil
 }
 
-// together brings a wait forward, by less than the grid, to a time that all
-// sessions with this grid share, so that they share their wake-ups: waking an idle
-// processor costs far more than what one session then has to do.
+// together brings a wait, which is longer than the grid, forward by less than the
+// grid, to a time that all sessions with this grid share, so that they share their
+// wake-ups: waking an idle processor costs far more than what one session then has
+// to do. What is due within the grid from then on must be done then.
 func together(now time.Time, wait, grid time.Duration) time.Duration {
-	if grid = grid.Truncate(time.Second); grid == 0 || wait < 2*grid {
+	if grid == 0 {
 		return wait
 	}
 	at := now.Add(wait).Round(0)

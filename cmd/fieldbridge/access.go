@@ -4,9 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -61,20 +59,6 @@ func readToken(cfg *config.Config) string {
 		}
 	}
 	return ""
-}
-
-// loadToken reads the first line of a token file.
-func loadToken(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", usagef("--token-file: %w", err)
-	}
-	first, _, _ := strings.Cut(strings.TrimLeft(string(data), "\r\n"), "\n")
-	token := strings.TrimSuffix(first, "\r")
-	if !rest.ValidToken(token) {
-		return "", usagef("--token-file: the first line of %s is not a token", path)
-	}
-	return token, nil
 }
 
 // addDenials makes the metric of requests that were not let in.

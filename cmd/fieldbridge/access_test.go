@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"fieldbridge/adapters/rest"
@@ -28,17 +26,5 @@ func TestHTTPTokens(t *testing.T) {
 	}
 	if got[1].Directions != rest.Read|rest.Downlink || len(got[1].Digests) != 2 {
 		t.Errorf("got %+v", got[1])
-	}
-}
-
-func TestLoadToken(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "token")
-	for content, want := range map[string]string{"abc\r\nnext\n": "abc", "\nabc": "abc", "": "", "a b": ""} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := loadToken(path); got != want || (err == nil) != (want != "") {
-			t.Errorf("%q: %q, %v, want %q", content, got, err, want)
-		}
 	}
 }

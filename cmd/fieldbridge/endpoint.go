@@ -4,174 +4,167 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
-	"os"
+	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"fieldbridge/bridge/config"
 )
 
-// endpoint is where a daemon's HTTP endpoint is and how it is talked to.
+// maxAnswer is more than the largest answer of a daemon; see maxTroubles.
+const maxAnswer = 4 << 20
+
+// endpoint is the HTTP endpoint of a running daemon.
 type endpoint struct {
 	address string      // host:port, or unix:/path
-	token   string      // "" for none
+	token   string      // "": requests have none
 	tls     *tls.Config // nil: not encrypted
 }
 
-const unixPrefix = "unix:"
-
-func (e endpoint) url(path string) string {
-	host := e.address
-	if strings.HasPrefix(host, unixPrefix) {
-		host = "localhost"
-	}
-	if e.tls != nil {
-		return "https://" + host + path
-	}
-	return "http://" + host + path
-}
-
-// transport is not the default one: no proxy of the environment knows this
-// machine's ports.
-func (e endpoint) transport() *http.Transport {
-	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: e.tls}
-	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}
-	}
-	return t
-}
-
-// configuredEndpoint is that of the daemon that runs with this configuration.
-func configuredEndpoint(cfg *config.Config) (endpoint, error) {
-	at, err := dialAddress(cfg.HTTP.Listen)
-	if err != nil {
-		return endpoint{}, err
-	}
-	e := endpoint{address: at, token: readToken(cfg)}
-	t, err := httpTLS(&cfg.HTTP)
-	if err != nil || t == nil {
-		return e, err
-	}
-	e.tls = knownBy(t.Certificate.Certificate[0])
-	if t.ClientCAs != nil {
-		// Often it is of the same CA and good for clients, too.
-		e.show(t.Certificate)
-	}
-	return e, nil
-}
-
-// show has the client show a certificate, whatever CAs the daemon asks for.
-func (e *endpoint) show(pair tls.Certificate) {
-	e.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
-}
-
-var errOtherCertificate = errors.New("its certificate is not that of http.tls_cert_file: if the file has changed, reload the daemon")
-
-// knownBy trusts this certificate and no other. Its names may well not be those
-// by which this machine reaches itself.
-func knownBy(leaf []byte) *tls.Config {
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, // VerifyConnection is stricter
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, leaf) {
-				return errOtherCertificate
-			}
-			return nil
-		},
-	}
-}
-
-// endpointFlags say how to reach a daemon without its configuration, or what
-// that does not tell.
+// endpointFlags are the flags of commands that ask the daemon.
 type endpointFlags struct {
-	address, tokenFile, caFile, certFile, keyFile string
+	config, address, tokenFile string
+	tlsFlags
 }
 
 func (f *endpointFlags) add(c *cobra.Command) {
+	configFlag(c, &f.config)
 	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint, https://host:port or unix:/path; the configuration is not read then")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
-	c.Flags().StringVar(&f.caFile, "ca-file", "", "with --address https://: PEM file with the certificates to trust; without it, those of the system")
-	c.Flags().StringVar(&f.certFile, "client-cert-file", "", "PEM file with the certificate to show, for an endpoint with client_ca_file")
-	c.Flags().StringVar(&f.keyFile, "client-key-file", "", "PEM file with the private key of --client-cert-file")
+	_ = c.MarkFlagFilename("token-file")
+	f.tlsFlags.add(c)
 }
 
-// endpoint puts the flags together with the configuration at path.
-func (f *endpointFlags) endpoint(path string) (endpoint, error) {
-	e, err := f.place(path)
-	if err != nil {
-		return e, err
-	}
-	if f.tokenFile != "" {
-		if e.token, err = loadToken(f.tokenFile); err != nil {
-			return e, err
-		}
-	}
-	if f.certFile == "" && f.keyFile == "" {
-		return e, nil
-	}
-	if e.tls == nil {
-		return e, usagef("--client-cert-file and --client-key-file have no effect without TLS: give --address https://host:port, or tls_cert_file in the configuration")
-	}
-	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
-	if err != nil {
-		return e, usagef("--client-cert-file, --client-key-file: %w", err)
-	}
-	e.show(pair)
-	return e, nil
-}
-
-func (f *endpointFlags) place(path string) (e endpoint, err error) {
+// find returns the endpoint and the configuration, which is nil with --address.
+// choose takes the token from the configuration; it is not asked if there is a
+// file with one.
+func (f *endpointFlags) find(choose func(*config.Config) (string, error)) (e endpoint, cfg *config.Config, err error) {
 	address, encrypted := strings.CutPrefix(f.address, "https://")
-	if f.caFile != "" && !encrypted {
-		return e, usagef("--ca-file is only for --address https://host:port")
+	if encrypted {
+		address = strings.TrimSuffix(address, "/")
 	}
-	if address == "" {
-		cfg, err := config.Load(path)
+	e.address = address
+	if f.tokenFile != "" {
+		tokens, err := config.LoadTokens(f.tokenFile)
 		if err != nil {
-			return e, err
+			return e, nil, usagef("--token-file: %w", err)
 		}
-		return configuredEndpoint(cfg)
+		e.token = tokens[0].Reveal()
 	}
-	if e.address, err = dialAddress(strings.TrimSuffix(address, "/")); err != nil || !encrypted {
-		return e, err
+	if e.address == "" {
+		if cfg, err = config.Load(f.config); err != nil {
+			return e, nil, err
+		}
+		e.address = cfg.HTTP.Listen
+		if f.tokenFile == "" {
+			if e.token, err = choose(cfg); err != nil {
+				return e, nil, err
+			}
+		}
 	}
-	e.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-	if f.caFile == "" {
-		return e, nil
+	if e.address, err = dialAddress(e.address); err != nil {
+		return e, cfg, err
 	}
-	data, err := os.ReadFile(f.caFile)
-	if err != nil {
-		return e, usagef("--ca-file: %w", err)
-	}
-	e.tls.RootCAs = x509.NewCertPool()
-	if !e.tls.RootCAs.AppendCertsFromPEM(data) {
-		return e, usagef("--ca-file: %s holds no certificate (PEM)", f.caFile)
-	}
-	return e, nil
+	return e, cfg, f.encrypt(&e, cfg, encrypted)
 }
 
-// noAnswer says why a request to the endpoint had no answer.
-func (e endpoint) noAnswer(err error) error {
-	var verify *tls.CertificateVerificationError
-	var op *net.OpError
-	switch {
-	case errors.Is(err, errOtherCertificate):
-		return fmt.Errorf("what answers at %s is not known: %w", e.address, errOtherCertificate)
-	case errors.As(err, &verify):
-		return fmt.Errorf("what answers at %s is not known: %w; trust its CA with --ca-file", e.address, verify)
-	// A TLS alert, or what is left of it if it comes while the request is sent.
-	case e.tls != nil && errors.As(err, &op) && (op.Op == "remote error" || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)):
-		return fmt.Errorf("the daemon at %s does not let this command in: %w; with http.client_ca_file it wants a certificate of that CA: give --client-cert-file and --client-key-file", e.address, op.Err)
+// dialAddress is where a listener's address can be reached from this machine.
+func dialAddress(listen string) (string, error) {
+	if strings.HasPrefix(listen, unixPrefix) {
+		return listen, nil
 	}
-	return fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens", e.address, cause(err))
+	host, port, err := net.SplitHostPort(listen)
+	switch {
+	case err != nil:
+		return "", usagef("%q is not host:port: %w", listen, err)
+	case port == "0":
+		return "", usagef("http.listen is %q: port 0 stands for any free one, so where the daemon listens is not known; take the address from its log (msg=ready) and give it with --address", listen)
+	case host == "":
+		return net.JoinHostPort("127.0.0.1", port), nil
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		if ip.Is4() {
+			return net.JoinHostPort("127.0.0.1", port), nil
+		}
+		return net.JoinHostPort("::1", port), nil
+	}
+	return listen, nil
+}
+
+// daemonAnswer is an answer whose body is there.
+type daemonAnswer struct {
+	*http.Response
+	body []byte
+}
+
+// ask makes a request of the daemon and reads the answer, whatever its status.
+// The body is nil for requests without one.
+func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path string, header http.Header, body []byte) (*daemonAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, e.url(path), bytes.NewReader(body))
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if e.token != "" {
+		req.Header.Set("Authorization", "Bearer "+e.token)
+	}
+	client := &http.Client{
+		Transport:     e.transport(),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		if known := e.handshakeError(err); known != nil {
+			return nil, fmt.Errorf("%w%s", known, afterthought(method, err))
+		}
+		return nil, fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens%s",
+			e.address, cause(err, limit), afterthought(method, err))
+	}
+	defer resp.Body.Close()
+	a := &daemonAnswer{Response: resp}
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the answer from %s breaks off: %w%s", req.URL, cause(err, limit), afterthought(method, err))
+	case len(a.body) > maxAnswer:
+		return nil, e.stranger(fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
+	}
+	return a, nil
+}
+
+// stranger is an error for an answer that no daemon gives.
+func (e endpoint) stranger(why error) error {
+	return fmt.Errorf("no daemon of this version answers at %s: %w; is another program or an older fieldbridge listening there?", e.address, why)
+}
+
+// cause takes the address off an error of http.Client, which is told already.
+func cause(err error, limit time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no answer within %s", limit)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// afterthought warns if a request that changes something may have arrived.
+func afterthought(method string, err error) string {
+	var op *net.OpError
+	if method == http.MethodGet || errors.As(err, &op) && op.Op == "dial" {
+		return ""
+	}
+	return "\nwhether it took the reading is not known: sent again, it may arrive twice"
 }

@@ -37,6 +37,7 @@ type gateway struct {
 	clock   *clock.Clock
 	bridge  *bridge.Bridge
 	metrics *metrics
+	events  *happenings
 	room    *room                       // of the spool
 	looked  atomic.Pointer[spool.Stats] // the spool as of a moment ago; never nil
 
@@ -63,7 +64,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 		return nil, err
 	}
 	g := &gateway{
-		log: log, room: &room{}, began: cfg, requests: make(chan reloadRequest),
+		log: log, room: &room{}, events: &happenings{}, began: cfg, requests: make(chan reloadRequest),
 		core: newCrew(), intake: newCrew(),
 		running: map[*session.Session]*part{}, reading: map[*line]*part{},
 	}
@@ -78,9 +79,10 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 		return nil, err
 	}
 	g.bridge = bridge.New(bridge.Options{
-		AckTimeout: cfg.AckTimeout, Spool: watchedSpool{g.spool, g.room}, Downlinks: g.spool, Logger: log,
+		AckTimeout: cfg.AckTimeout, Spool: watchedSpool{g.spool, g.room, g.events}, Downlinks: g.spool, Logger: log,
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
 		Stamp:    g.stamp, Published: g.metrics.published, Fetched: g.metrics.fetched,
+		Delivered: g.events.delivered, GaveUp: g.events.gaveUp,
 	})
 	next, err := g.prepare(cfg, keys, diff(&layout{}, newLayout(cfg)))
 	if err != nil {
@@ -190,6 +192,7 @@ func (g *gateway) run(ctx context.Context) error {
 	core.Go(func() error { return g.clock.Run(inner) })
 	core.Go(func() error { return g.followClock(inner) })
 	core.Go(func() error { return g.followSpool(inner) })
+	core.Go(func() error { return g.followStates(inner) })
 	core.Go(func() error { return g.bridge.Run(inner) })
 	// Sessions end after what takes readings in.
 	intakeCtx, stopIntake := context.WithCancel(ctx)

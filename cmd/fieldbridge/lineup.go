@@ -108,7 +108,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 		return nil, err
 	}
 	c.lineup.shared = w.shared
-	intake := countingIntake{g.bridge, g.metrics}
+	intake := countingIntake{g.bridge, g.metrics, g.events}
 	l := c.lineup
 	for _, s := range cfg.Serials {
 		if l.ports[s.Name] = c.old.ports[s.Name]; slices.Contains(p.openPorts, s.Name) {
@@ -139,7 +139,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 // wiring is what the sessions of a configuration have in common.
 func (g *gateway) wiring(cfg *config.Config, keys map[bridge.DeviceID]*token.Ring) *wiring {
 	return &wiring{
-		cfg: cfg, signers: keys, log: g.log, downlinks: g.bridge.Downlink,
+		cfg: cfg, signers: keys, log: g.log, downlinks: g.downlink,
 		acked:     g.spool.DownlinkAcked,
 		forgotten: g.spool.SessionLost,
 		down:      func(s *session.Session) { g.bridge.LinkDown(s) },
@@ -193,7 +193,7 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 	g, l := c.g, c.lineup
 	o := rest.Options{
 		Listen: l.cfg.HTTP.Listen, SocketMode: l.cfg.HTTP.SocketMode, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
-		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Mailboxes: g.bridge,
+		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub, Mailboxes: g.bridge,
 		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
 	}
 	if o.TLS, err = httpTLS(&l.cfg.HTTP); err != nil {
@@ -251,9 +251,9 @@ func (c *change) routes() map[bridge.DeviceID][]bridge.Route {
 			switch {
 			case dl.Mailbox:
 			case dl.Serial != "":
-				r.Target, r.To = "serial "+dl.Serial, c.g.metrics.counted(targetSerial, l.lines[dl.Serial])
+				r.Target, r.To = "serial "+dl.Serial, c.g.counted(targetSerial, l.lines[dl.Serial])
 			default:
-				r.Target, r.To = webhookName(dl.Webhook), c.g.metrics.counted(targetWebhook, l.hookers[dl.Webhook])
+				r.Target, r.To = webhookName(dl.Webhook), c.g.counted(targetWebhook, l.hookers[dl.Webhook])
 			}
 			out[id] = append(out[id], r)
 		}

@@ -118,19 +118,23 @@ func portOf(cfg *config.Config, name string) (*config.Serial, error) {
 // notTaken finds out whether the daemon has the port. The kernel alone does not
 // keep root from opening it twice.
 func notTaken(ctx context.Context, cfg *config.Config, s *config.Serial) error {
-	e, err := configuredEndpoint(cfg)
+	at, err := dialAddress(cfg.HTTP.Listen)
 	if err != nil || strings.HasPrefix(s.Port, "replay:") {
 		return nil // then nobody can be asked
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	doc, _, err := askStatus(ctx, e)
+	e := endpoint{address: at, token: readToken(cfg)}
+	if err := e.trust(cfg); err != nil {
+		return err
+	}
+	doc, _, err := e.status(ctx)
 	if err != nil {
 		return nil // no daemon runs
 	}
 	for _, p := range doc.Ports {
 		if p.Name == s.Name && p.Up && p.Port == portName(*s) {
-			return fmt.Errorf("the daemon at %s has the port %s open: stop it first (systemctl stop fieldbridge), or look at fieldbridge status", e.address, s.Name)
+			return fmt.Errorf("the daemon at %s has the port %s open: stop it first (systemctl stop fieldbridge), or look at fieldbridge status", at, s.Name)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -148,23 +149,47 @@ func (m *metrics) allCounts() map[string]*session.Counts {
 // countingIntake is the Bridge as the adapters see it. It counts their readings.
 type countingIntake struct {
 	*bridge.Bridge
-	m *metrics
+	m      *metrics
+	events *happenings
 }
 
 // Accept implements rest.Accepter.
 func (c countingIntake) Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error) {
 	receipt, err := c.Bridge.Accept(ctx, r, how)
+	c.count(r, receipt, err)
+	return receipt, err
+}
+
+// AcceptAll implements rest.Accepter.
+func (c countingIntake) AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) []bridge.Accepted {
+	all := c.Bridge.AcceptAll(ctx, rs, async)
+	for i, a := range all {
+		c.count(rs[i], a.Receipt, a.Err)
+	}
+	return all
+}
+
+func (c countingIntake) count(r bridge.Reading, receipt bridge.Receipt, err error) {
 	outcome := readingOutcome(err)
 	if err == nil {
 		outcome = string(receipt.State)
 	}
 	c.m.readings.WithLabelValues(adapterHTTP, outcome).Inc()
-	return receipt, err
+	if c.events.watched() {
+		r.ID = receipt.ID
+		c.events.handedIn(adapterHTTP, &r, err)
+	}
 }
 
 // Submit implements serial.Accepter.
 func (c countingIntake) Submit(ctx context.Context, r bridge.Reading) error {
+	if r.ID == uuid.Nil {
+		r.ID = uuid.Must(uuid.NewV7()) // as the Bridge would; events tell it
+	}
 	err := c.Bridge.Submit(ctx, r)
+	if c.events.watched() {
+		c.events.handedIn(adapterSerial, &r, err)
+	}
 	c.m.readings.WithLabelValues(adapterSerial, readingOutcome(err)).Inc()
 	return err
 }
@@ -216,12 +241,13 @@ func readingOutcome(err error) string {
 type countedDeliverer struct {
 	to     bridge.Deliverer
 	m      *metrics
+	events *happenings
 	target string // targetSerial or targetWebhook
 }
 
 // counted is a Deliverer that is counted; to must be a pointer.
-func (m *metrics) counted(target string, to bridge.Deliverer) bridge.Deliverer {
-	return countedDeliverer{to: to, m: m, target: target}
+func (g *gateway) counted(target string, to bridge.Deliverer) bridge.Deliverer {
+	return countedDeliverer{to: to, m: g.metrics, events: g.events, target: target}
 }
 
 // Deliver implements bridge.Deliverer.
@@ -239,5 +265,6 @@ func (c countedDeliverer) Deliver(ctx context.Context, d bridge.Downlink) (*brid
 		outcome = outcomeRetry
 	}
 	c.m.downlinks.WithLabelValues(c.target, outcome).Inc()
+	c.events.attempted(&d, c.target, outcome, err)
 	return answer, err
 }

@@ -298,7 +298,8 @@ func (a *answering) Deliver(context.Context, bridge.Downlink) (*bridge.Answer, e
 
 func TestCountedDeliverer(t *testing.T) {
 	s := newSite(t)
-	m := startGateway(t, s.config("", "", devicesText), s.Files).gw.metrics
+	g := startGateway(t, s.config("", "", devicesText), s.Files).gw
+	m := g.metrics
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, c := range []struct {
@@ -316,7 +317,7 @@ func TestCountedDeliverer(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			to := &answering{c.err}
-			one, other := m.counted(targetSerial, to), m.counted(targetSerial, to)
+			one, other := g.counted(targetSerial, to), g.counted(targetSerial, to)
 			if one != other {
 				t.Error("two of one target are not equal: they would not share an order")
 			}

@@ -12,7 +12,8 @@ import (
 // room for the last reading.
 type watchedSpool struct {
 	*spool.DB
-	room *room
+	room   *room
+	events *happenings
 }
 
 // Append implements bridge.Spool.
@@ -22,9 +23,20 @@ func (w watchedSpool) Append(rs []bridge.Reading, keys []bridge.Key, done func(i
 		return
 	}
 	w.DB.Append(rs, keys, func(first int64, err error) {
-		w.room.note(err)
+		if changed, reason := w.room.note(err); changed {
+			w.events.room(reason)
+		}
+		if err == nil {
+			w.events.stored(rs)
+		}
 		done(first, err)
 	})
+}
+
+// Bury implements bridge.Spool.
+func (w watchedSpool) Bury(s bridge.Stored, e bridge.Epitaph, done func(error)) {
+	w.events.buried(&s.Reading, e)
+	w.DB.Bury(s, e, done)
 }
 
 // room is why the spool did not take the last reading that it was given, if that
@@ -34,13 +46,17 @@ type room struct {
 	full string
 }
 
-func (r *room) note(err error) {
+// note reports whether the spool has become full, for a reason, or has room
+// again, for none.
+func (r *room) note(err error) (changed bool, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	was := r.full != ""
 	r.full = ""
 	if errors.Is(err, bridge.ErrSpoolFull) {
 		r.full = err.Error()
 	}
+	return was != (r.full != ""), r.full
 }
 
 func (r *room) reason() string {

@@ -85,7 +85,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newRunCommand(), newDemoCommand(), newCheckCommand(), newKeysCommand(),
 		newPortsCommand(), newListenCommand(),
-		newTokenCommand(), newStatusCommand(), newSpoolCommand(), newBrokerCommand(), newVersionCommand(),
+		newTokenCommand(), newSendCommand(), newStatusCommand(), newSpoolCommand(), newBrokerCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -6,26 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"fieldbridge/bridge/config"
 )
 
-const (
-	// statusTimeout bounds the whole question: the daemon may wait for its disk.
-	statusTimeout = 10 * time.Second
-	// maxStatus is more than the largest answer; see maxTroubles.
-	maxStatus = 4 << 20
-)
+// statusTimeout bounds the whole question: the daemon may wait for its disk.
+const statusTimeout = 10 * time.Second
 
 func newStatusCommand() *cobra.Command {
-	var path string
-	var f endpointFlags
+	var at endpointFlags
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
@@ -42,11 +35,11 @@ GET /v1/devices?limit=1000.`,
   fieldbridge status --json | jq '.connectors[] | select(.up < .sessions)'`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := f.endpoint(path)
+			e, _, err := at.find(func(cfg *config.Config) (string, error) { return readToken(cfg), nil })
 			if err != nil {
 				return err
 			}
-			doc, raw, err := askStatus(c.Context(), e)
+			doc, raw, err := e.status(c.Context())
 			if err != nil {
 				return err
 			}
@@ -61,85 +54,28 @@ GET /v1/devices?limit=1000.`,
 			return printStatus(c.OutOrStdout(), e.address, doc)
 		},
 	}
-	configFlag(c, &path)
-	f.add(c)
+	at.add(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "the daemon's answer as it is (GET /v1/status)")
 	return c
 }
 
-// dialAddress is where a listener's address can be reached from this machine.
-func dialAddress(listen string) (string, error) {
-	if strings.HasPrefix(listen, unixPrefix) {
-		return listen, nil
-	}
-	host, port, err := net.SplitHostPort(listen)
+// status gets the status, as it came, too.
+func (e endpoint) status(ctx context.Context) (doc *statusDocument, raw []byte, err error) {
+	a, err := e.ask(ctx, statusTimeout, http.MethodGet, "/v1/status", nil, nil)
 	switch {
 	case err != nil:
-		return "", usagef("%q is not host:port: %w", listen, err)
-	case port == "0":
-		return "", usagef("http.listen is %q: port 0 stands for any free one, so where the daemon listens is not known; take the address from its log (msg=ready) and give it with --address", listen)
-	case host == "":
-		return net.JoinHostPort("127.0.0.1", port), nil
+		return nil, nil, err
+	case a.StatusCode == http.StatusUnauthorized || a.StatusCode == http.StatusForbidden:
+		return nil, nil, fmt.Errorf("the daemon at %s does not let this command in (%s): give a token for reading with --token-file, or reload the daemon if its tokens have changed", e.address, shown(a.Status))
+	case a.StatusCode == http.StatusBadRequest && e.tls == nil:
+		return nil, nil, fmt.Errorf("the daemon at %s does not take this request (%s): if its endpoint has TLS, give --address https://%s", e.address, shown(a.Status), e.address)
+	case a.StatusCode != http.StatusOK:
+		return nil, nil, e.stranger(fmt.Errorf("GET /v1/status gave %s", shown(a.Status)))
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-		if ip.Is4() {
-			return net.JoinHostPort("127.0.0.1", port), nil
-		}
-		return net.JoinHostPort("::1", port), nil
+	if doc, err = parseStatus(a.body); err != nil {
+		return nil, nil, e.stranger(err)
 	}
-	return listen, nil
-}
-
-// askStatus gets the status, as it came, too.
-func askStatus(ctx context.Context, e endpoint) (doc *statusDocument, raw []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	address, url := e.address, e.url("/v1/status")
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, nil, usagef("%w", err)
-	}
-	if e.token != "" {
-		req.Header.Set("Authorization", "Bearer "+e.token)
-	}
-	client := &http.Client{
-		Transport:     e.transport(),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, nil, e.noAnswer(err)
-	}
-	defer resp.Body.Close()
-	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxStatus+1))
-	switch {
-	case err != nil:
-		return nil, nil, fmt.Errorf("the answer from %s breaks off: %w", url, err)
-	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return nil, nil, fmt.Errorf("the daemon at %s does not let this command in (%s): give a token for reading with --token-file, or reload the daemon if its tokens have changed", address, resp.Status)
-	case resp.StatusCode == http.StatusBadRequest && e.tls == nil:
-		return nil, nil, fmt.Errorf("the daemon at %s does not take this request (%s): if its endpoint has TLS, give --address https://%s", address, resp.Status, address)
-	case resp.StatusCode != http.StatusOK:
-		return nil, nil, fmt.Errorf("no daemon of this version answers at %s: GET /v1/status gave %s; is another program or an older fieldbridge listening there?", address, resp.Status)
-	case len(raw) > maxStatus:
-		return nil, nil, fmt.Errorf("no daemon of this version answers at %s: the answer is longer than %d bytes", address, maxStatus)
-	}
-	if doc, err = parseStatus(raw); err != nil {
-		return nil, nil, fmt.Errorf("no daemon of this version answers at %s: %w; is another program listening there?", address, err)
-	}
-	return doc, raw, nil
-}
-
-// cause takes the address off an error of http.Client, which is told already.
-func cause(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s", statusTimeout)
-	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
+	return doc, a.body, nil
 }
 
 // parseStatus reads the body of GET /v1/status. What is unknown in it comes from

@@ -291,7 +291,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) }, "gave 302 Found"},
 		"page":     {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "the answer is not a status"},
 		"JSON":     {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }, "it has no version or no clock"},
-		"flood": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat(" ", maxStatus+1)) },
+		"flood": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat(" ", maxAnswer+1)) },
 			"the answer is longer than"},
 		"cut off": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "no daemon answers at"},
 	} {

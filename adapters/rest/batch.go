@@ -1,0 +1,328 @@
+package rest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"fieldbridge/bridge"
+)
+
+// batchType is the media type of newline-delimited JSON.
+const batchType = "application/x-ndjson"
+
+// A page of a batch is what is given to the Accepter at once: what has come, up
+// to these bounds. With Options.MaxConcurrent they bound the memory of batches.
+const (
+	pageLines = 256
+	pageBytes = 256 << 10
+	// lineExtra is what a line may have beside its payload.
+	lineExtra = 8 << 10
+)
+
+// batchLine is one line of a batch.
+type batchLine struct {
+	Device        string          `json:"device"`
+	Subtopic      string          `json:"subtopic"`
+	ContentType   string          `json:"contentType"`
+	Timestamp     string          `json:"timestamp"`
+	Payload       json.RawMessage `json:"payload"`
+	PayloadBase64 *[]byte         `json:"payloadBase64"`
+}
+
+// lineResult is the answer to one line: that of a single reading, or its problem.
+type lineResult struct {
+	Line int `json:"line"`
+	*receiptDocument
+	*lineProblem
+}
+
+type lineProblem struct {
+	Status     int    `json:"status"`
+	Title      string `json:"title"`
+	Detail     string `json:"detail"`
+	ReasonCode int    `json:"reasonCode,omitempty"`
+	RetryAfter int    `json:"retryAfter,omitempty"` // seconds
+}
+
+// batch takes readings, one JSON object a line, and answers with one result a
+// line, in order. It works a page at a time, so that neither needs to be held as
+// a whole: results go out while lines still come in. A line that is refused does
+// not end the batch.
+func (s *Server) batch(w http.ResponseWriter, r *http.Request) {
+	async, err := batchHandling(r)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	b := &batcher{
+		s: s, r: r, w: w, async: async, to: http.NewResponseController(w),
+		in: bufio.NewReaderSize(r.Body, 32<<10), max: int(s.opts.MaxBody)*4/3 + lineExtra,
+	}
+	// Without it net/http reads what is left of the body, up to a bound, before
+	// the first result goes out.
+	_ = b.to.EnableFullDuplex()
+	for b.next() {
+	}
+}
+
+// batchHandling checks what is about the whole batch.
+func batchHandling(r *http.Request) (async bool, err error) {
+	if err := refuseCoding(r.Header); err != nil {
+		return false, err
+	}
+	if types := r.Header["Content-Type"]; len(types) != 1 || bridge.MediaType(types[0]) != batchType {
+		return false, &problem{status: http.StatusUnsupportedMediaType, header: http.Header{"Accept-Post": {batchType}},
+			detail: "a batch is " + batchType + ", one JSON object a line; send it with this Content-Type, or a single reading to /v1/devices/{device}/uplink"}
+	}
+	if r.URL.RawQuery != "" {
+		return false, badRequest("a batch has no query parameters; put timestamp and the like into its lines")
+	}
+	if len(r.Header["Idempotency-Key"]) > 0 {
+		return false, badRequest("an Idempotency-Key is for one reading, and a batch has many; send those that need one to /v1/devices/{device}/uplink")
+	}
+	return prefersAsync(r.Header["Prefer"]), nil
+}
+
+// batcher is a batch under way.
+type batcher struct {
+	s     *Server
+	r     *http.Request
+	w     http.ResponseWriter
+	to    *http.ResponseController
+	in    *bufio.Reader
+	max   int // bytes of a line
+	async bool
+
+	line    int // the number of the last one read
+	began   bool
+	results []lineResult
+	// readings are those of the page that can be given to the Accepter, at are
+	// the places of their results.
+	readings []bridge.Reading
+	at       []int
+}
+
+// next does a page. It reports whether there may be more.
+func (b *batcher) next() bool {
+	b.results, b.readings, b.at = b.results[:0], nil, b.at[:0]
+	// The server's own deadlines are for requests of one reading.
+	_ = b.to.SetReadDeadline(time.Now().Add(b.s.opts.ReadTimeout))
+	more := b.readPage()
+	b.accept()
+	if more && b.s.isEnding() {
+		more = false
+		b.line++
+		b.refuse(&problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry,
+			detail: "not accepted, nor what follows: fieldbridge stops; send this line and the rest again"})
+	}
+	return b.answer() && more
+}
+
+// readPage reads and checks lines: at least one, and further ones as far as they
+// have come and fit.
+func (b *batcher) readPage() (more bool) {
+	for size := 0; ; {
+		text, err := b.readLine()
+		size += len(text)
+		if blank := len(bytes.TrimSpace(text)) == 0; !blank || err != nil && err != io.EOF {
+			b.take(text, err)
+		}
+		if err != nil && !errors.Is(err, errLongLine) {
+			return false
+		}
+		if b.line > 0 && b.in.Buffered() == 0 || len(b.results) >= pageLines || size >= pageBytes {
+			return true
+		}
+	}
+}
+
+// errLongLine: the rest of the line has been skipped.
+var errLongLine = errors.New("the line is too long")
+
+// readLine returns the next line, which is the caller's. The error is io.EOF
+// behind the last one, which need not end with a newline.
+func (b *batcher) readLine() (line []byte, err error) {
+	b.line++
+	long := false
+	for {
+		part, err := b.in.ReadSlice('\n')
+		if long = long || len(line)+len(part) > b.max; !long {
+			line = append(line, part...)
+		}
+		switch {
+		case err == bufio.ErrBufferFull:
+		case long && (err == nil || err == io.EOF):
+			return nil, errLongLine
+		default:
+			return line, err
+		}
+	}
+}
+
+// take checks a line and adds its result, or makes it a reading of the page.
+func (b *batcher) take(text []byte, err error) {
+	if errors.Is(err, errLongLine) {
+		b.refuse(&problem{status: http.StatusRequestEntityTooLarge,
+			detail: fmt.Sprintf("the line is longer than %d bytes; send less at a time, or raise http.max_body", b.max)})
+		return
+	}
+	if err != nil && err != io.EOF {
+		b.refuse(bodyError(err, len(text)))
+		return
+	}
+	reading, err := b.s.parseLine(b.r, text)
+	if err != nil {
+		b.refuse(err)
+		return
+	}
+	b.at = append(b.at, len(b.results))
+	b.results = append(b.results, lineResult{Line: b.line})
+	b.readings = append(b.readings, reading)
+}
+
+func (b *batcher) refuse(err error) {
+	b.results = append(b.results, lineResult{Line: b.line, lineProblem: b.problem(err)})
+}
+
+func (b *batcher) problem(err error) *lineProblem {
+	p := b.s.problemFor(err)
+	return &lineProblem{
+		Status: p.status, Title: http.StatusText(p.status), Detail: p.detail,
+		ReasonCode: int(p.reasonCode), RetryAfter: wholeSeconds(p.retryAfter),
+	}
+}
+
+// accept gives the page's readings to the Accepter and notes what it says.
+func (b *batcher) accept() {
+	if len(b.readings) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.r.Context(), b.s.opts.AcceptTimeout)
+	defer cancel()
+	for i, got := range b.s.accepter.AcceptAll(ctx, b.readings, b.async) {
+		to := &b.results[b.at[i]]
+		if got.Err != nil {
+			to.lineProblem = b.problem(got.Err)
+			continue
+		}
+		doc := newReceipt(got.Receipt)
+		to.receiptDocument = &doc
+	}
+}
+
+// answer writes the page's results. It reports whether the client takes them.
+func (b *batcher) answer() bool {
+	if !b.began && len(b.results) == 0 {
+		refuse(b.w, badRequest("the body has no lines; send one JSON object a line"))
+		return false
+	}
+	if len(b.results) == 0 {
+		return true
+	}
+	_ = b.to.SetWriteDeadline(time.Now().Add(answerTime))
+	if !b.began {
+		b.began = true
+		h := b.w.Header()
+		h.Set("Content-Type", batchType)
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		b.w.WriteHeader(http.StatusOK)
+	}
+	enc := json.NewEncoder(b.w)
+	enc.SetEscapeHTML(false)
+	for i := range b.results {
+		if enc.Encode(&b.results[i]) != nil {
+			return false
+		}
+	}
+	return b.to.Flush() == nil
+}
+
+// parseLine makes a reading of a line.
+func (s *Server) parseLine(r *http.Request, text []byte) (reading bridge.Reading, err error) {
+	l, err := decodeLine(text)
+	if err != nil {
+		return reading, err
+	}
+	if reading.Device, err = bridge.ParseDeviceID(l.Device); err != nil {
+		return reading, err
+	}
+	if err = s.mayUse(r, reading.Device); err != nil {
+		return reading, err
+	}
+	if !s.accepter.Known(reading.Device) {
+		return reading, fmt.Errorf("%w: %q", bridge.ErrUnknownDevice, reading.Device)
+	}
+	if l.Subtopic != "" {
+		if reading.Subtopic, err = bridge.ParseSubtopic(l.Subtopic); err != nil {
+			return reading, err
+		}
+	}
+	if reading.Time = time.Now(); l.Timestamp != "" {
+		if reading.Time, err = parseTimestamp(l.Timestamp); err != nil {
+			return reading, err
+		}
+	}
+	if reading.ContentType, reading.Payload, err = l.content(); err != nil {
+		return reading, err
+	}
+	if int64(len(reading.Payload)) > s.opts.MaxBody {
+		return reading, &problem{status: http.StatusRequestEntityTooLarge,
+			detail: fmt.Sprintf("the payload is larger than %d bytes; send less at a time, or raise http.max_body", s.opts.MaxBody)}
+	}
+	return reading, nil
+}
+
+func decodeLine(text []byte) (l batchLine, err error) {
+	if fault := jsonFault(text); fault != "" {
+		return l, badRequest("the line is not one JSON object: %s", fault)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields() // it may be a misspelt timestamp
+	if err := d.Decode(&l); err != nil {
+		return l, badRequest("the line does not fit: %s; it has device and payload or payloadBase64, and may have subtopic, contentType and timestamp", clip(err.Error()))
+	}
+	return l, nil
+}
+
+// content is what the line's reading is made of. As JSON the payload is taken as
+// it stands; as another type it is a string, and its text is taken.
+func (l *batchLine) content() (contentType string, payload []byte, err error) {
+	const jsonType = "application/json"
+	if contentType = l.ContentType; contentType == "" {
+		contentType = jsonType
+	} else if contentType, err = bridge.ParseContentType(contentType); err != nil {
+		return "", nil, unsupported("%v", err)
+	}
+	isJSON := bridge.MediaType(contentType) == jsonType
+	switch {
+	case (len(l.Payload) > 0) == (l.PayloadBase64 != nil):
+		return "", nil, badRequest("the line needs payload or payloadBase64, one of them")
+	case l.PayloadBase64 != nil:
+		payload = *l.PayloadBase64
+	case isJSON:
+		payload = l.Payload
+	default:
+		var text string
+		if json.Unmarshal(l.Payload, &text) != nil {
+			return "", nil, badRequest("as %s the payload must be a string; send it as one, or as payloadBase64, or without contentType as JSON", contentType)
+		}
+		payload = []byte(text)
+	}
+	if len(payload) == 0 {
+		return "", nil, badRequest("the payload is empty")
+	}
+	if !isJSON || utf8.Valid(payload) && json.Valid(payload) {
+		return contentType, payload, nil
+	}
+	contentType, err = checkBody(contentType, payload)
+	return contentType, payload, err
+}

@@ -1,0 +1,350 @@
+package rest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"fieldbridge/bridge"
+)
+
+// result is a line of an answer.
+type result struct {
+	Line                 int
+	ID, State, Timestamp string
+	Status               int
+	Title, Detail        string
+	ReasonCode           int
+	RetryAfter           int
+}
+
+func resultsOf(t testing.TB, body string) (all []result) {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(body))
+	d.DisallowUnknownFields()
+	for {
+		var r struct {
+			result
+			Message string
+		}
+		if err := d.Decode(&r); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatalf("%v in %q", err, body)
+		}
+		all = append(all, r.result)
+	}
+}
+
+// batchLines are lines, each with what comes of it: the status of its problem,
+// and a word of it; or 0, and the payload with its content type.
+var batchLines = []struct {
+	line, want string
+	status     int
+}{
+	{`{"device":"d1","payload":{"b":1,"a":2.50}}`, `application/json {"b":1,"a":2.50}`, 0},
+	{`{"device":"a b","subtopic":"x/y","contentType":"text/plain","payload":"21.5 °C"}`, "text/plain 21.5 °C", 0},
+	{`{"device":"d1","timestamp":"2026-01-02T03:04:05.678+01:00","payload":null}`, "application/json null", 0},
+	{`{"device":"d1","contentType":"application/octet-stream","payloadBase64":"AAEC/w=="}`, "application/octet-stream \x00\x01\x02\xff", 0},
+	{`{"device":"d1","payloadBase64":"eyJ4IjoxfQ=="}`, `application/json {"x":1}`, 0},
+	{` {"payload": [1, 2] , "device":"d1"} `, "application/json [1, 2]", 0},
+	{`{"device":"nobody","payload":1}`, "[[device]]", 404},
+	{`{"payload":1}`, "device", 400},
+	{`{"device":"d1"}`, "payload or payloadBase64", 400},
+	{`{"device":"d1","payload":1,"payloadBase64":"AA=="}`, "one of them", 400},
+	{`{"device":"d1","payload":1`, "ends too early", 400},
+	{`{"device":"d1","payload":1} {}`, "not one JSON object", 400},
+	{`[1]`, "does not fit", 400},
+	{`"x"`, "does not fit", 400},
+	{`nul`, "not one JSON object", 400},
+	{"{\"device\":\"d1\",\"payload\":\"\xff\"}", "UTF-8", 400},
+	{`{"device":"d1","payload":1,"time":"x"}`, `"time"`, 400},
+	{`{"device":"d1","payload":1,"timestamp":"yesterday"}`, "ISO 8601", 400},
+	{`{"device":"d1","payload":1,"timestamp":"1969-12-31T23:59:59Z"}`, "1970", 400},
+	{`{"device":"d1","payload":1,"timestamp":5}`, "does not fit", 400},
+	{`{"device":"d1","subtopic":"a/+","payload":1}`, "sub topic", 400},
+	{`{"device":"d1","subtopic":"a/#","payload":1}`, "sub topic", 400},
+	{`{"device":"d1","subtopic":"a//b","payload":1}`, "sub topic", 400},
+	{`{"device":"d1","subtopic":"a\u0000b","payload":1}`, "sub topic", 400},
+	{`{"device":"d/1","payload":1}`, "device", 400},
+	{`{"device":"+","payload":1}`, "device", 400},
+	{`{"device":"` + strings.Repeat("x", 1000) + `","payload":1}`, "device", 400},
+	{`{"device":"d1","contentType":"text/html","payload":"x"}`, "text/html", 415},
+	{`{"device":"d1","contentType":"text/plain","payload":21.5}`, "must be a string", 400},
+	{`{"device":"d1","contentType":"text/plain","payload":""}`, "empty", 400},
+	{`{"device":"d1","payloadBase64":""}`, "empty", 400},
+	{`{"device":"d1","payloadBase64":"!"}`, "does not fit", 400},
+	{`{"device":"d1","payloadBase64":"e30="}`, "application/json {}", 0},
+	{`{"device":"d1","payloadBase64":"ew=="}`, "ends too early", 400},
+	{`{"device":"d1","payload":"` + strings.Repeat("x", 1100) + `"}`, "larger than 1024 bytes", 413},
+	{`{"device":"d1","payload":"` + strings.Repeat("x", 20_000) + `"}`, "line is longer", 413},
+	{`{"device":"d1","payload":"last"}`, `application/json "last"`, 0},
+}
+
+// One result a line, in order; what is refused holds up nothing.
+func TestBatch(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{MaxBody: 1024}, in)
+	var body strings.Builder
+	for _, l := range batchLines {
+		body.WriteString(l.line + "\r\n\n") // with blank ones
+	}
+	for _, text := range []string{body.String(), strings.TrimRight(body.String(), "\r\n")} {
+		a := post(t, newClient(t), s.url("/v1/uplinks"), "application/x-ndjson", text)
+		if a.status != http.StatusOK || a.header.Get("Content-Type") != "application/x-ndjson" {
+			t.Fatalf("answer %d, %v", a.status, a.header)
+		}
+		got, seen := resultsOf(t, string(a.body)), in.take()
+		if len(got) != len(batchLines) {
+			t.Fatalf("%d results for %d lines", len(got), len(batchLines))
+		}
+		for i, l := range batchLines {
+			r := got[i]
+			if r.Line != 2*i+1 || r.Status != l.status {
+				t.Errorf("%.80s: %+v, want status %d", l.line, r, l.status)
+				continue
+			}
+			if l.status != 0 {
+				if !strings.Contains(r.Detail, l.want) || r.Title != http.StatusText(l.status) || r.ID != "" {
+					t.Errorf("%.80s: %+v, want %q", l.line, r, l.want)
+				}
+				continue
+			}
+			if len(seen) == 0 || r.State != "delivered" || r.ID == "" {
+				t.Fatalf("%.80s: %+v, %d readings left", l.line, r, len(seen))
+			}
+			if have := seen[0].ContentType + " " + string(seen[0].Payload); have != l.want {
+				t.Errorf("%.80s: %q, want %q", l.line, have, l.want)
+			}
+			if i == 2 && !seen[0].Time.Equal(time.Date(2026, 1, 2, 2, 4, 5, 678e6, time.UTC)) {
+				t.Errorf("time %s", seen[0].Time)
+			}
+			if i == 1 && (seen[0].Device != "a b" || seen[0].Subtopic != "x/y") {
+				t.Errorf("%q %q", seen[0].Device, seen[0].Subtopic)
+			}
+			seen = seen[1:]
+		}
+		if len(seen) != 0 {
+			t.Errorf("%d readings more than lines", len(seen))
+		}
+	}
+}
+
+// What is wrong about a batch as a whole is refused as a whole.
+func TestBatchRefused(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{}, in)
+	line := `{"device":"d1","payload":1}`
+	for _, tt := range []struct {
+		name, contentType, header, query, body string
+		status                                 int
+		detail                                 string
+	}{
+		{"no type", "", "", "", line, 415, "application/x-ndjson"},
+		{"JSON", "application/json", "", "", line, 415, "application/x-ndjson"},
+		{"a form", "application/x-www-form-urlencoded", "", "", line, 415, "application/x-ndjson"},
+		{"compressed", "application/x-ndjson", "Content-Encoding: gzip", "", line, 415, "gzip"},
+		{"key", "application/x-ndjson", "Idempotency-Key: a", "", line, 400, "Idempotency-Key"},
+		{"query", "application/x-ndjson", "", "?timestamp=2026-01-02T03:04:05Z", line, 400, "query"},
+		{"empty", "application/x-ndjson", "", "", "", 400, "no lines"},
+		{"blank lines", "application/x-ndjson", "", "", "\n\r\n \n", 400, "no lines"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"+tt.query), strings.NewReader(tt.body))
+			if tt.contentType != "" {
+				req.Header.Set("Content-Type", tt.contentType)
+			}
+			if k, v, ok := strings.Cut(tt.header, ": "); ok {
+				req.Header.Set(k, v)
+			}
+			resp, err := newClient(t).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := readAnswer(resp)
+			if err != nil || a.status != tt.status || !strings.Contains(string(a.body), tt.detail) ||
+				a.header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%v: %d %s", err, a.status, a.body)
+			}
+		})
+	}
+	if seen := in.take(); len(seen) != 0 {
+		t.Errorf("%d readings were accepted", len(seen))
+	}
+}
+
+// Results come while lines are still to be sent, also with a server that stops:
+// then the first line that is not accepted has a result that says so.
+func TestBatchStreams(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{}, in)
+	from, to := io.Pipe()
+	req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"), from)
+	req.Header.Set("Content-Type", "application/x-ndjson; charset=utf-8")
+	req.Header.Set("Prefer", "respond-async")
+	send := func(n int) { fmt.Fprintf(to, "{\"device\":\"d1\",\"payload\":%d}\n", n) }
+	go send(1)
+	resp, err := newClient(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	results := bufio.NewScanner(resp.Body)
+	for n := 1; n <= 3; n++ {
+		if n > 1 {
+			send(n)
+		}
+		if !results.Scan() || resultsOf(t, results.Text())[0].Line != n {
+			t.Fatalf("line %d: %q, %v", n, results.Text(), results.Err())
+		}
+	}
+	s.stop()
+	<-s.Shut()
+	send(4)
+	if !results.Scan() || resultsOf(t, results.Text())[0].State != "delivered" {
+		t.Errorf("what came before the end was seen: %q, %v", results.Text(), results.Err())
+	}
+	if !results.Scan() {
+		t.Fatal(results.Err())
+	}
+	if r := resultsOf(t, results.Text())[0]; r.Line != 5 || r.Status != 503 || r.RetryAfter < 1 {
+		t.Errorf("%+v", r)
+	}
+	if results.Scan() {
+		t.Errorf("%q behind the last result", results.Text())
+	}
+	_ = to.Close()
+	if _, how := in.takeBoth(); len(how) != 4 || !how[0].Async {
+		t.Errorf("%+v", how)
+	}
+}
+
+// A body that breaks off: what came whole is kept and told, the rest is not.
+func TestBatchBreaksOff(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{ReadTimeout: 200 * time.Millisecond}, in)
+	for name, end := range map[string]func(c *net.TCPConn) error{
+		"cut":     func(c *net.TCPConn) error { return c.CloseWrite() },
+		"silence": func(*net.TCPConn) error { return nil },
+	} {
+		c, err := net.Dial("tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "POST /v1/uplinks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n%s\n%s",
+			`{"device":"d1","payload":1}`, `{"device":"d1","payl`)
+		if err := end(c.(*net.TCPConn)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		a, _ := readAnswer(resp)
+		got := resultsOf(t, string(a.body))
+		if len(got) != 2 || got[0].State != "delivered" || got[1].Line != 2 || got[1].Status != 400 && got[1].Status != 408 {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if seen := in.take(); len(seen) != 1 || string(seen[0].Payload) != "1" {
+			t.Errorf("%s: %d readings", name, len(seen))
+		}
+	}
+}
+
+// Each line's device must be the token's, and the outcome of each reading is its
+// own.
+func TestBatchOutcomes(t *testing.T) {
+	in := newIntake()
+	in.answer = func(_ context.Context, r bridge.Reading) (bridge.Receipt, error) {
+		switch string(r.Payload) {
+		case "1":
+			return bridge.Receipt{ID: delivered(r).ID, Time: r.Time, State: bridge.Spooled}, nil
+		case "2":
+			return bridge.Receipt{}, &bridge.RejectedError{Code: 0x99, Reason: "no"}
+		case "3":
+			return bridge.Receipt{}, &bridge.UnavailableError{Reason: "busy", RetryAfter: 5 * time.Second}
+		case "4":
+			return bridge.Receipt{}, errors.New("unheard of")
+		}
+		return delivered(r), nil
+	}
+	s := start(t, Options{Tokens: someTokens()}, in)
+	var body bytes.Buffer
+	for i, device := range []string{"d1", "d1", "d1", "d1", "a b", "é-1", "nobody"} {
+		fmt.Fprintf(&body, "{\"device\":%q,\"payload\":%d}\n", device, i+1)
+	}
+	req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"), &body)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	req.Header.Set("Authorization", "Bearer "+hallToken)
+	resp, err := newClient(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := readAnswer(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := resultsOf(t, string(a.body))
+	for i, want := range []result{
+		{Line: 1, State: "stored"}, {Line: 2, Status: 422, ReasonCode: 0x99}, {Line: 3, Status: 503, RetryAfter: 5},
+		{Line: 4, Status: 500}, {Line: 5, State: "delivered"}, {Line: 6, Status: 403}, {Line: 7, Status: 403},
+	} {
+		if i >= len(got) {
+			t.Fatalf("%d results", len(got))
+		}
+		g := got[i]
+		if g.Line != want.Line || g.State != want.State || g.Status != want.Status || g.ReasonCode != want.ReasonCode || g.RetryAfter != want.RetryAfter {
+			t.Errorf("%+v, want %+v", g, want)
+		}
+	}
+}
+
+// FuzzBatchLine: what a line makes is fit to be sent, and what it has as JSON is
+// not changed.
+func FuzzBatchLine(f *testing.F) {
+	for _, l := range batchLines {
+		if len(l.line) < 200 {
+			f.Add([]byte(l.line))
+		}
+	}
+	in := newIntake()
+	s, err := New(Options{Listen: "127.0.0.1:0"}, in)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = s.Close() })
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, err := s.parseLine(&http.Request{}, line)
+		if err != nil {
+			if problemOf(err) == nil {
+				t.Errorf("%q is our fault: %v", line, err)
+			}
+			return
+		}
+		if _, err := bridge.ParseContentType(r.ContentType); err != nil || len(r.Payload) == 0 || !in.Known(r.Device) || r.Time.IsZero() {
+			t.Errorf("%q: %+v, %v", line, r, err)
+		}
+		if _, err := bridge.ParseSubtopic(string(r.Subtopic)); err != nil && r.Subtopic != "" {
+			t.Errorf("%q: %v", line, err)
+		}
+		if bridge.MediaType(r.ContentType) == "application/json" {
+			if !json.Valid(r.Payload) {
+				t.Errorf("%q: payload %q", line, r.Payload)
+			}
+			encoded := bytes.Contains(bytes.ToLower(line), []byte("base64")) || bytes.Contains(line, []byte(`\`))
+			if !encoded && !bytes.Contains(line, r.Payload) {
+				t.Errorf("%q: payload %q is not as it was", line, r.Payload)
+			}
+		}
+	})
+}
