@@ -35,7 +35,7 @@ type eventFilter struct {
 }
 
 func (f *eventFilter) shows(e *Event) bool {
-	if c := f.client; c != nil && !c.mayUseAll() && (e.Device == "" || !c.mayUse(e.Device)) {
+	if c := f.client; c != nil && !c.mayUseAll() && (e.Device == "" || !c.MayUse(e.Device)) {
 		return false
 	}
 	if len(f.devices) > 0 && !slices.Contains(f.devices, e.Device) {
