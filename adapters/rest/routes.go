@@ -130,15 +130,18 @@ func routeAsSent(next http.Handler) http.Handler {
 // guard keeps web pages out: every page that a browser on this machine shows
 // can send requests to loopback addresses, by their address (which the Origin
 // header tells) or by a name of its own that resolves to one (DNS rebinding,
-// which the Host header tells). Programs send neither.
+// which the Host header tells). Programs send neither. Where other machines may
+// reach the endpoint it has names of its own; there no page gets in by a name
+// that it made up, because the certificate is not for it. No page reaches a Unix
+// socket.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !loopbackHostPort(r.Host) {
+		if s.socket == nil && !s.opts.guarded() && !loopbackHostPort(r.Host) {
 			refuse(w, &problem{status: http.StatusForbidden,
-				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to http://%s", s.Addr())})
+				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to %s://%s", s.opts.scheme(), s.Addr())})
 			return
 		}
-		if !sameOrigin(r) {
+		if !sameOrigin(r, s.opts.scheme()) {
 			refuse(w, &problem{status: http.StatusForbidden,
 				detail: "the request comes from a web page of another origin; send readings from a program, without an Origin header"})
 			return
@@ -162,7 +165,7 @@ func loopbackHostPort(hostport string) bool {
 	return isLoopbackHost(host)
 }
 
-func sameOrigin(r *http.Request) bool {
+func sameOrigin(r *http.Request, scheme string) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "same-origin", "none":
 	default:
@@ -178,7 +181,7 @@ func sameOrigin(r *http.Request) bool {
 		return false
 	}
 	u, err := url.Parse(origins[0])
-	return err == nil && u.Scheme == "http" && u.Host != "" && strings.EqualFold(u.Host, r.Host)
+	return err == nil && u.Scheme == scheme && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
 // limit bounds the readings in progress; Run waits for all of them.

@@ -1,20 +1,22 @@
 // Package rest takes readings in over HTTP: an app on this machine posts a
 // payload, and gets its 2xx once the broker has it or it is safe in the spool.
 //
-// Until the endpoint can tell its callers apart, only this machine may reach
-// it: New refuses any other address, and pages in this machine's browsers are
-// refused by their Origin and Host headers.
+// Other machines may reach it only over TLS, and only if it can tell its callers
+// apart, by tokens or by client certificates: otherwise New refuses any address
+// but those of this machine, and pages in this machine's browsers are refused by
+// their Origin and Host headers. On a Unix socket its permissions say who may.
 package rest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +34,7 @@ const (
 	DefaultAcceptTimeout     = 60 * time.Second
 	DefaultIdleTimeout       = 2 * time.Minute
 	DefaultDrainTimeout      = 10 * time.Second
+	DefaultSocketMode        = 0o660
 )
 
 const (
@@ -67,9 +70,15 @@ type Accepter interface {
 
 // Options configure a Server. Zero values mean the defaults above.
 type Options struct {
-	// Listen is "host:port": a loopback address or localhost. Port 0 takes a
-	// free one; Addr tells which.
+	// Listen is "host:port": a loopback address or localhost, or any other with
+	// TLS, and Tokens or client certificates. Port 0 takes a free one; Addr tells
+	// which. Or "unix:/path" for a socket that is made, and removed at the end.
 	Listen string
+	// SocketMode are the permissions of a Unix socket: who may write to it may
+	// use the endpoint.
+	SocketMode fs.FileMode
+	// TLS encrypts the endpoint; nil: it is not encrypted.
+	TLS *TLS
 	// MaxBody is the largest payload in bytes.
 	MaxBody int64
 	// MaxConcurrent bounds the readings that are being received or accepted;
@@ -130,6 +139,9 @@ func (o Options) withDefaults() (Options, error) {
 		set(&o.AcceptTimeout, DefaultAcceptTimeout) &&
 		set(&o.IdleTimeout, DefaultIdleTimeout) &&
 		set(&o.DrainTimeout, DefaultDrainTimeout)
+	if o.SocketMode == 0 {
+		o.SocketMode = DefaultSocketMode
+	}
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
 	}
@@ -151,6 +163,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() (bool, any) { return true, nil }
 	}
+	if err := o.TLS.check(); err != nil {
+		return o, err
+	}
 	var err error
 	o.clients, err = newClients(o.Tokens)
 	return o, err
@@ -160,7 +175,9 @@ func (o Options) withDefaults() (Options, error) {
 type Server struct {
 	opts     Options
 	accepter Accepter
-	listener net.Listener
+	listener net.Listener // without TLS, so that a successor can have it
+	socket   *socketFile  // of a Unix socket
+	released sync.Once    // the socket
 	http     *http.Server
 	cancel   context.CancelFunc // ends the context of all requests
 	conns    atomic.Int64       // that are open
@@ -181,11 +198,13 @@ func New(o Options, a Accepter) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := listenLoopback(o.Listen)
+	ln, socket, err := listen(o)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(o, a, ln), nil
+	s := newServer(o, a, ln)
+	s.socket = socket
+	return s, nil
 }
 
 func newServer(o Options, a Accepter, ln net.Listener) *Server {
@@ -232,19 +251,28 @@ func (s *Server) isEnding() bool {
 // Run without a drain; after it, it does nothing.
 func (s *Server) Close() error {
 	s.cancel()
+	defer s.releaseSocket()
 	if err := errors.Join(s.http.Close(), s.listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close http endpoint: %w", err)
 	}
 	return nil
 }
 
+func (s *Server) releaseSocket() { s.released.Do(s.socket.release) }
+
 // Run serves until ctx is done. Then it takes no new connections, lets the
 // readings in progress be answered for up to DrainTimeout, cancels what is left
 // and returns nil once no call of the Accepter is under way. It is called once.
 func (s *Server) Run(ctx context.Context) error {
-	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String())
+	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String(), "tls", s.opts.TLS != nil)
+	defer s.releaseSocket()
+	if s.socket != nil { // the mode may be another than before
+		if err := os.Chmod(s.socket.path, s.opts.SocketMode); err != nil {
+			s.opts.Logger.Error("permissions of the http socket not set", "error", err)
+		}
+	}
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
+	go func() { served <- s.http.Serve(s.wrap(s.listener)) }()
 
 	var err error
 	select {
@@ -285,35 +313,4 @@ func (s *Server) shutdown(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return s.http.Shutdown(ctx)
-}
-
-// listenLoopback listens on an address that only this machine reaches.
-func listenLoopback(address string) (net.Listener, error) {
-	const advice = `without tokens only this machine may reach the endpoint; use "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"`
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: not host:port; %s", address, advice)
-	}
-	if !isLoopbackHost(host) {
-		return nil, fmt.Errorf("listen on %q: not a loopback address; %s", address, advice)
-	}
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", address, err)
-	}
-	// A hosts file can say anything about localhost.
-	if a, ok := ln.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-		_ = ln.Close()
-		return nil, fmt.Errorf("listen on %q: it resolves to %s; %s", address, ln.Addr(), advice)
-	}
-	return ln, nil
-}
-
-// isLoopbackHost takes a host without port or brackets.
-func isLoopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }

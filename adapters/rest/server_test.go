@@ -29,7 +29,7 @@ func TestNewRefuses(t *testing.T) {
 		a    Accepter
 		want string
 	}{
-		{"all addresses", Options{Listen: ":0"}, newIntake(), "without tokens only this machine may reach the endpoint"},
+		{"all addresses", Options{Listen: ":0"}, newIntake(), "only with TLS, and with tokens or client certificates"},
 		{"unspecified v4", Options{Listen: "0.0.0.0:0"}, newIntake(), "not a loopback address"},
 		{"unspecified v6", Options{Listen: "[::]:0"}, newIntake(), "not a loopback address"},
 		{"another address", Options{Listen: "192.0.2.1:8080"}, newIntake(), "not a loopback address"},
@@ -37,7 +37,7 @@ func TestNewRefuses(t *testing.T) {
 		{"a name like localhost", Options{Listen: "localhost.example:8080"}, newIntake(), "not a loopback address"},
 		{"no port", Options{Listen: "127.0.0.1"}, newIntake(), "not host:port"},
 		{"nothing", Options{}, newIntake(), "not host:port"},
-		{"unix socket", Options{Listen: "unix:/run/x.sock"}, newIntake(), "not a loopback address"},
+		{"unix socket in no directory", Options{Listen: "unix:/nowhere/x.sock"}, newIntake(), "no such file"},
 		{"port taken", Options{Listen: taken.Addr().String()}, newIntake(), "address already in use"},
 		{"no accepter", Options{Listen: "127.0.0.1:0"}, nil, "no accepter"},
 		{"negative body", Options{Listen: "127.0.0.1:0", MaxBody: -1}, newIntake(), "must not be negative"},

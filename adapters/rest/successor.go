@@ -11,12 +11,16 @@ import (
 
 // Successor makes a server with other options on the same socket, so that no
 // connection is refused in between: run it, then end the context of s, which
-// answers what it has begun. Options.Listen is not looked at. The caller must
-// call Run or Close.
+// answers what it has begun. Options.Listen is not looked at; the other options
+// must be such that the endpoint may be where it is. The caller must call Run or
+// Close.
 func (s *Server) Successor(o Options) (*Server, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	if err := o.fits(s.listener); err != nil {
+		return nil, fmt.Errorf("hand over http listener: %w", err)
 	}
 	filer, ok := s.listener.(interface{ File() (*os.File, error) })
 	if !ok {
@@ -32,7 +36,11 @@ func (s *Server) Successor(o Options) (*Server, error) {
 		return nil, fmt.Errorf("hand over http listener: %w", err)
 	}
 	s.followed.Store(true)
-	return newServer(o, s.accepter, ln), nil
+	next := newServer(o, s.accepter, ln)
+	if next.socket = s.socket; next.socket != nil {
+		next.socket.users.Add(1)
+	}
+	return next, nil
 }
 
 const (

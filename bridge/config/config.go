@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -113,14 +114,23 @@ type Clock struct {
 	RequireSync bool
 }
 
-// HTTP is the endpoint for apps on this machine.
+// HTTP is the endpoint for apps.
 type HTTP struct {
 	Pos Position
-	// Listen is host:port; the host is a loopback address or "localhost", port 0
-	// takes any free one.
+	// Listen is host:port; port 0 takes any free one. The host is a loopback
+	// address or "localhost", unless there is a Cert, and Tokens or ClientCAPEM:
+	// then it may be any address of this machine, or empty for all. Or it is
+	// "unix:" and the absolute path of a socket.
 	Listen string
+	// SocketMode are the permissions of the socket; 0 without one.
+	SocketMode fs.FileMode
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
+	// Cert is shown in the TLS handshake; nil: the endpoint is not encrypted.
+	Cert *KeyPair
+	// ClientCAPEM are certificates (PEM), one of which must have signed that of
+	// each client; nil: clients need none.
+	ClientCAPEM []byte
 	// Tokens are who may use it; none: everyone who reaches it.
 	Tokens []HTTPToken
 }
@@ -168,7 +178,7 @@ type Connector struct {
 	Username string
 	// ClientCert is shown to the broker in the TLS handshake; nil for none, or if
 	// each Device has its own.
-	ClientCert *ClientCert
+	ClientCert *KeyPair
 	// TopicAlias has numbers stand for topics where the broker allows it.
 	TopicAlias bool
 	// CAFile is the path of CAPEM, or "". CAPEM holds certificates that are
@@ -229,9 +239,9 @@ type Token struct {
 	Claims map[string]any
 }
 
-// ClientCert is a certificate, with those that lead to its root, and the private
+// KeyPair is a certificate, with those that lead to its root, and the private
 // key that belongs to it.
-type ClientCert struct {
+type KeyPair struct {
 	// CertFile and KeyFile are the paths of CertPEM and KeyPEM.
 	CertFile string
 	CertPEM  []byte
@@ -254,7 +264,7 @@ type Device struct {
 	// Secret and ClientCert are the device's own, if its connector has one for
 	// each device.
 	Secret     bridge.Secret
-	ClientCert *ClientCert
+	ClientCert *KeyPair
 	// Durability is DurabilityAuto or DurabilityAlways: the device's, or else
 	// that of the Config.
 	Durability string

@@ -165,21 +165,21 @@ func (v *validator) caFile(raw *rawConnector, c *Connector) {
 		in.wrong("ca_file", "has no effect without encryption", "use mqtts:// or wss://, or remove it")
 		return
 	}
-	c.CAFile, c.CAPEM = readCA(in, raw.CAFile)
+	c.CAFile, c.CAPEM = readCA(in, "ca_file", raw.CAFile)
 }
 
-// readCA reads the certificates of a block's ca_file; after a mistake there are
-// none.
-func readCA(in place, value string) (path string, pem []byte) {
+// readCA reads the certificates of the file that a key names; after a mistake
+// there are none.
+func readCA(in place, key, value string) (path string, pem []byte) {
 	path, _, f := in.src.resolve(value)
-	if !in.flawed("ca_file", f) {
+	if !in.flawed(key, f) {
 		return "", nil
 	}
 	data, f := readRegular(path, maxCAFile)
 	if f == nil {
 		f = checkCertificates(path, data)
 	}
-	if !in.flawed("ca_file", f) {
+	if !in.flawed(key, f) {
 		return "", nil
 	}
 	return path, data

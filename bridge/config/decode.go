@@ -277,11 +277,7 @@ func (s *source) unknown(path, key string, t reflect.Type, values map[string]any
 	if s.included && path == "" {
 		known = includable
 	}
-	switch {
-	case slices.Contains(laterKeys[blockOf(path)], key):
-		s.wrong(full, "is not supported yet by this version", "remove it")
-		return
-	case slices.Contains(inlineSecrets, key):
+	if slices.Contains(inlineSecrets, key) {
 		s.inlineSecret(full)
 		return
 	}

@@ -71,7 +71,7 @@ func (v *validator) webhook(raw *rawDownlink, d *Downlink) {
 		if strings.HasPrefix(raw.Webhook, "http:") {
 			in.wrong("ca_file", "has no effect without encryption", "use https://, or remove it")
 		} else {
-			d.CAFile, d.CAPEM = readCA(in, raw.CAFile)
+			d.CAFile, d.CAPEM = readCA(in, "ca_file", raw.CAFile)
 		}
 	}
 	if in.ok("proxy") && in.flawed("proxy", checkProxy(raw.Proxy)) {

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -99,42 +98,6 @@ func (v *validator) general() {
 }
 
 var durabilities = []string{DurabilityAuto, DurabilityAlways}
-
-func (v *validator) http() {
-	raw, in := &v.raw.HTTP, v.raw.HTTP.In
-	v.cfg.HTTP = HTTP{Pos: in.pos(""), Listen: raw.Listen, MaxBody: int64(raw.MaxBody)}
-	checkSize(in, "max_body", raw.MaxBody, maxMQTTPayload)
-	if in.ok("listen") {
-		in.flawed("listen", checkListen(raw.Listen))
-	}
-	v.httpTokens()
-}
-
-// checkListen accepts a TCP address that only this machine reaches.
-func checkListen(s string) *flaw {
-	const example = `write "127.0.0.1:8080"`
-	if strings.HasPrefix(s, "unix:") {
-		return &flaw{"unix sockets are not supported yet by this version", example}
-	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return &flaw{fmt.Sprintf("%q is not host:port", s), example}
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		return &flaw{fmt.Sprintf("%q is not a port number from 0 to 65535", port), example}
-	}
-	// The only name that always means this machine (RFC 6761, section 6.3).
-	if host == "localhost" {
-		return nil
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
-		return nil
-	}
-	return &flaw{
-		fmt.Sprintf("%q can be reached from other machines; tokens are not supported yet, so only this machine may post", s),
-		fmt.Sprintf("write %q", net.JoinHostPort("127.0.0.1", port)),
-	}
-}
 
 // maxMQTTPayload is the most that any packet can carry (MQTT v5 section 1.5.5).
 const maxMQTTPayload = 256 << 20

@@ -207,7 +207,7 @@ func (v *validator) clientCert(raw *rawConnector, c *Connector) {
 	if !in.ok("client_cert_file") || !in.ok("client_key_file") || ownCert(raw) {
 		return // each device's is read with the device
 	}
-	c.ClientCert = readClientCert(in, cert, key, "")
+	c.ClientCert = clientPair.read(in, cert, key, "")
 }
 
 // ownCert reports whether each device has a certificate of its own.
@@ -215,8 +215,13 @@ func ownCert(raw *rawConnector) bool {
 	return strings.Contains(raw.ClientCertFile+raw.ClientKeyFile, placeDevice)
 }
 
-// readClientCert reads the pair, or records what is wrong at the connector.
-func readClientCert(in place, cert, key, whose string) *ClientCert {
+// pairFiles are the keys that name the files of a KeyPair.
+type pairFiles struct{ cert, key string }
+
+var clientPair = pairFiles{"client_cert_file", "client_key_file"}
+
+// read reads the pair, or records what is wrong at the block.
+func (p pairFiles) read(in place, cert, key, whose string) *KeyPair {
 	certPath, _, f := in.src.resolve(cert)
 	var certPEM []byte
 	if f == nil {
@@ -226,22 +231,22 @@ func readClientCert(in place, cert, key, whose string) *ClientCert {
 		f = checkCertificates(certPath, certPEM)
 	}
 	if f != nil {
-		in.wrong("client_cert_file", whose+f.problem, f.hint)
+		in.wrong(p.cert, whose+f.problem, f.hint)
 	}
 	keyPath, keyPEM, kf := in.src.readSecret(key)
 	if kf != nil {
-		in.wrong("client_key_file", whose+kf.problem, kf.hint)
+		in.wrong(p.key, whose+kf.problem, kf.hint)
 	}
 	if f != nil || kf != nil {
 		return nil
 	}
 	// The errors of this function have nothing of the key in them.
 	if _, err := tls.X509KeyPair(certPEM, []byte(keyPEM)); err != nil {
-		in.wrong("client_key_file", fmt.Sprintf("%s%s is not the key of %s: %v", whose, keyPath, certPath, err),
+		in.wrong(p.key, fmt.Sprintf("%s%s is not the key of %s: %v", whose, keyPath, certPath, err),
 			"it must hold the private key (PEM, without a passphrase) of the first certificate")
 		return nil
 	}
-	return &ClientCert{CertFile: certPath, CertPEM: certPEM, KeyFile: keyPath, KeyPEM: bridge.NewSecret(keyPEM)}
+	return &KeyPair{CertFile: certPath, CertPEM: certPEM, KeyFile: keyPath, KeyPEM: bridge.NewSecret(keyPEM)}
 }
 
 // deviceLogin reads the secret and the client certificate of a device whose
@@ -264,7 +269,7 @@ func (v *validator) deviceLogin(raw *rawDevice, conn *rawConnector, d *Device) {
 	}
 	if ownCert(conn) && conn.ClientCertFile != "" && conn.ClientKeyFile != "" && in.ok("client_cert_file") && in.ok("client_key_file") {
 		before := len(in.src.out.mistakes)
-		d.ClientCert = readClientCert(in, fill(conn.ClientCertFile), fill(conn.ClientKeyFile), whose)
+		d.ClientCert = clientPair.read(in, fill(conn.ClientCertFile), fill(conn.ClientKeyFile), whose)
 		if len(in.src.out.mistakes) > before {
 			// The next device's files are to be looked at, too.
 			delete(in.src.faulty, in.key("client_cert_file"))

@@ -48,10 +48,14 @@ type rawClock struct {
 }
 
 type rawHTTP struct {
-	In      place
-	Listen  string         `toml:"listen"`
-	MaxBody Size           `toml:"max_body"`
-	Tokens  []rawHTTPToken `toml:"token"`
+	In           place
+	Listen       string         `toml:"listen"`
+	MaxBody      Size           `toml:"max_body"`
+	SocketMode   string         `toml:"socket_mode"`
+	TLSCertFile  string         `toml:"tls_cert_file"`
+	TLSKeyFile   string         `toml:"tls_key_file"`
+	ClientCAFile string         `toml:"client_ca_file"`
+	Tokens       []rawHTTPToken `toml:"token"`
 }
 
 type rawHTTPToken struct {
@@ -140,7 +144,7 @@ func (c *rawConfig) setDefaults() {
 		MaxBytes: 256 << 20, MaxBytesPerDevice: noSize,
 		MaxAge: 7 * 24 * time.Hour, WhenFull: WhenFullReject, MinFree: 64 << 20,
 	}
-	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload}
+	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", SocketMode: "0660", MaxBody: defaultMaxPayload}
 }
 
 func (c *rawConnector) setDefaults() {
@@ -159,11 +163,6 @@ func (c *rawConnector) setDefaults() {
 
 // includable are the blocks that an included file may hold.
 var includable = []string{"connector", "device", "serial"}
-
-// laterKeys are keys, by block, which this version knows but cannot serve yet.
-var laterKeys = map[string][]string{
-	"http": {"tls_cert_file", "tls_key_file", "client_ca_file"},
-}
 
 // inlineSecrets are keys under which people write a secret into the file, and
 // the keys that are right in each block.

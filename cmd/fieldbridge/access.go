@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +32,23 @@ func httpTokens(configured []config.HTTPToken) []rest.Token {
 		tokens = append(tokens, t)
 	}
 	return tokens
+}
+
+// httpTLS is how the endpoint is encrypted; nil: it is not.
+func httpTLS(h *config.HTTP) (*rest.TLS, error) {
+	if h.Cert == nil {
+		return nil, nil
+	}
+	pair, err := tls.X509KeyPair(h.Cert.CertPEM, []byte(h.Cert.KeyPEM.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s: %w", h.Cert.CertFile, err)
+	}
+	t := &rest.TLS{Certificate: pair}
+	if h.ClientCAPEM != nil {
+		t.ClientCAs = x509.NewCertPool()
+		t.ClientCAs.AppendCertsFromPEM(h.ClientCAPEM)
+	}
+	return t, nil
 }
 
 // readToken is one of the configured tokens that may read, or "".

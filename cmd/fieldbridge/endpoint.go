@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,27 +23,34 @@ const maxAnswer = 4 << 20
 
 // endpoint is the HTTP endpoint of a running daemon.
 type endpoint struct {
-	address string // host:port
-	token   string // "": requests have none
+	address string      // host:port, or unix:/path
+	token   string      // "": requests have none
+	tls     *tls.Config // nil: not encrypted
 }
 
 // endpointFlags are the flags of commands that ask the daemon.
 type endpointFlags struct {
 	config, address, tokenFile string
+	tlsFlags
 }
 
 func (f *endpointFlags) add(c *cobra.Command) {
 	configFlag(c, &f.config)
-	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint; the configuration is not read then")
+	c.Flags().StringVar(&f.address, "address", "", "host:port of the daemon's HTTP endpoint, https://host:port or unix:/path; the configuration is not read then")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with a token for the endpoint; without it, one of the configuration's is used")
 	_ = c.MarkFlagFilename("token-file")
+	f.tlsFlags.add(c)
 }
 
 // find returns the endpoint and the configuration, which is nil with --address.
 // choose takes the token from the configuration; it is not asked if there is a
 // file with one.
 func (f *endpointFlags) find(choose func(*config.Config) (string, error)) (e endpoint, cfg *config.Config, err error) {
-	e.address = f.address
+	address, encrypted := strings.CutPrefix(f.address, "https://")
+	if encrypted {
+		address = strings.TrimSuffix(address, "/")
+	}
+	e.address = address
 	if f.tokenFile != "" {
 		tokens, err := config.LoadTokens(f.tokenFile)
 		if err != nil {
@@ -60,12 +69,17 @@ func (f *endpointFlags) find(choose func(*config.Config) (string, error)) (e end
 			}
 		}
 	}
-	e.address, err = dialAddress(e.address)
-	return e, cfg, err
+	if e.address, err = dialAddress(e.address); err != nil {
+		return e, cfg, err
+	}
+	return e, cfg, f.encrypt(&e, cfg, encrypted)
 }
 
 // dialAddress is where a listener's address can be reached from this machine.
 func dialAddress(listen string) (string, error) {
+	if strings.HasPrefix(listen, unixPrefix) {
+		return listen, nil
+	}
 	host, port, err := net.SplitHostPort(listen)
 	switch {
 	case err != nil:
@@ -95,7 +109,7 @@ type daemonAnswer struct {
 func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path string, header http.Header, body []byte) (*daemonAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+e.address+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, e.url(path), bytes.NewReader(body))
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
@@ -105,13 +119,15 @@ func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path str
 	if e.token != "" {
 		req.Header.Set("Authorization", "Bearer "+e.token)
 	}
-	// Not the default one: no proxy of the environment knows this machine's ports.
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Second},
+		Transport:     e.transport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		if known := e.handshakeError(err); known != nil {
+			return nil, fmt.Errorf("%w%s", known, afterthought(method, err))
+		}
 		return nil, fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens%s",
 			e.address, cause(err, limit), afterthought(method, err))
 	}

@@ -192,9 +192,12 @@ func (c *change) makeSessions(w *wiring) error {
 func (c *change) makeHTTP(intake countingIntake) (err error) {
 	g, l := c.g, c.lineup
 	o := rest.Options{
-		Listen: l.cfg.HTTP.Listen, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
+		Listen: l.cfg.HTTP.Listen, SocketMode: l.cfg.HTTP.SocketMode, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
 		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub, Mailboxes: g.bridge,
 		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
+	}
+	if o.TLS, err = httpTLS(&l.cfg.HTTP); err != nil {
+		return err
 	}
 	switch {
 	case c.old.http == nil || c.plan.http == httpAddress:

@@ -124,7 +124,11 @@ func notTaken(ctx context.Context, cfg *config.Config, s *config.Serial) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	doc, _, err := endpoint{address: at, token: readToken(cfg)}.status(ctx)
+	e := endpoint{address: at, token: readToken(cfg)}
+	if err := e.trust(cfg); err != nil {
+		return err
+	}
+	doc, _, err := e.status(ctx)
 	if err != nil {
 		return nil // no daemon runs
 	}

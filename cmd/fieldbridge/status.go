@@ -67,6 +67,8 @@ func (e endpoint) status(ctx context.Context) (doc *statusDocument, raw []byte, 
 		return nil, nil, err
 	case a.StatusCode == http.StatusUnauthorized || a.StatusCode == http.StatusForbidden:
 		return nil, nil, fmt.Errorf("the daemon at %s does not let this command in (%s): give a token for reading with --token-file, or reload the daemon if its tokens have changed", e.address, shown(a.Status))
+	case a.StatusCode == http.StatusBadRequest && e.tls == nil:
+		return nil, nil, fmt.Errorf("the daemon at %s does not take this request (%s): if its endpoint has TLS, give --address https://%s", e.address, shown(a.Status), e.address)
 	case a.StatusCode != http.StatusOK:
 		return nil, nil, e.stranger(fmt.Errorf("GET /v1/status gave %s", shown(a.Status)))
 	}

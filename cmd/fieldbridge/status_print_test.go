@@ -39,7 +39,7 @@ func TestDialAddress(t *testing.T) {
 	for listen, want := range map[string]string{
 		"127.0.0.1:8080": "127.0.0.1:8080", "localhost:1": "localhost:1", "[::1]:8080": "[::1]:8080",
 		"0.0.0.0:8080": "127.0.0.1:8080", "[::]:8080": "[::1]:8080", ":8080": "127.0.0.1:8080",
-		"127.0.0.1:0": "", "8080": "",
+		"unix:/run/x": "unix:/run/x", "127.0.0.1:0": "", "8080": "",
 	} {
 		got, err := dialAddress(listen)
 		if got != want || (err != nil) != (want == "") || err != nil && exitCode(err) != exitUsage {
