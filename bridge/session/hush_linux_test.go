@@ -135,20 +135,25 @@ func TestHushedSession(t *testing.T) {
 	r := start(t, srv, func(o *Options) { o.KeepAlive = time.Second; subscribing(o) })
 	p := srv.accept(false)
 	p.subscribed(1)
-	for n, seen := 0, int32(0); n < 3; n++ {
+	downlinks := 0
+	for n, seen := 0, int32(0); n < 4; n++ {
 		for began := time.Now(); p.pings.Load() == seen; time.Sleep(time.Millisecond) {
 			if time.Since(began) > patience {
 				t.Fatalf("no PINGREQ after %d", seen)
 			}
 		}
 		seen = p.pings.Load()
+		if n%2 == 0 {
+			continue // nothing but the PINGRESP
+		}
 		p.downlink(0, false, downTo, "x")
+		downlinks++
 		count := func() int {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			return len(r.downs)
 		}
-		for began := time.Now(); count() <= n; time.Sleep(time.Millisecond) {
+		for began := time.Now(); count() < downlinks; time.Sleep(time.Millisecond) {
 			if time.Since(began) > patience {
 				t.Fatal("no downlink")
 			}
