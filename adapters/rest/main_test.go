@@ -17,9 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"fieldbridge/adapters/rest/resttest"
 	"fieldbridge/bridge"
 )
 
@@ -108,6 +110,7 @@ func start(t testing.TB, o Options, a Accepter) *running {
 func run(t testing.TB, s *Server) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Server: s, stop: cancel, done: make(chan error, 1)}
+	check := record(t, s)
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -120,9 +123,33 @@ func run(t testing.TB, s *Server) *running {
 		case <-time.After(patience):
 			t.Error("Run did not end")
 		}
+		check()
 	})
 	return r
 }
+
+// record has everything that a server answers held against openapi.yaml. check is
+// called when it has ended.
+func record(t testing.TB, s *Server) (check func()) {
+	if _, ok := t.(*testing.B); ok {
+		return func() {} // it would measure the recorder
+	}
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := doc.Record(s.http.Handler, s.http.Handler.(chi.Routes))
+	s.http.Handler = r
+	return func() {
+		t.Helper()
+		_, faults := r.Result()
+		for _, err := range faults {
+			t.Error(err)
+		}
+	}
+}
+
+var document = sync.OnceValues(func() (*resttest.Document, error) { return resttest.Parse([]byte(OpenAPI)) })
 
 func (r *running) url(path string) string { return "http://" + r.Addr().String() + path }
 

@@ -26,6 +26,8 @@ func (s *Server) routes() http.Handler {
 	r.Head("/healthz", s.healthz)
 	r.Get("/readyz", s.readyz)
 	r.Head("/readyz", s.readyz)
+	r.Get("/openapi.yaml", s.openapi)
+	r.Head("/openapi.yaml", s.openapi)
 	r.Group(s.readRoutes)
 	r.Group(s.uplinkRoutes)
 	r.Group(s.downlinkRoutes)
