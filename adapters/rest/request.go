@@ -61,39 +61,47 @@ func parseSubtopic(path string) (bridge.Subtopic, error) {
 // parseQuery returns the time of the timestamp parameter, or the zero time. An
 // unknown parameter is refused: it may be a misspelt timestamp, and the reading
 // would get a wrong time without a word.
+func parseQuery(query string) (t time.Time, err error) {
+	err = eachParameter(query, []string{"timestamp"}, func(_, value string) error {
+		if value, err = url.PathUnescape(value); err != nil {
+			return badRequest("query parameter timestamp: %v", err)
+		}
+		t, err = parseTimestamp(value)
+		return err
+	})
+	return t, err
+}
+
+// eachParameter calls f with those of a query, their values as they were sent,
+// until it returns an error. Each is there once at most, and known.
 //
-// A "+" stands for itself (RFC 3986), as in a time's offset, and not for a
-// space as in forms.
-func parseQuery(query string) (time.Time, error) {
-	var t time.Time
-	if query == "" {
-		return t, nil
-	}
-	seen := false
-	for pair := range strings.SplitSeq(query, "&") {
-		if pair == "" {
+// A "+" is left to f: it stands for itself (RFC 3986), as in a time's offset, and
+// for a space in forms (URL Standard, section 5).
+func eachParameter(query string, known []string, f func(key, value string) error) error {
+	seen := 0 // a bit for each of known
+	for query != "" {
+		var pair string
+		if pair, query, _ = strings.Cut(query, "&"); pair == "" {
 			continue
 		}
 		key, value, _ := strings.Cut(pair, "=")
 		key, err := url.PathUnescape(key)
 		if err != nil {
-			return t, badRequest("query parameter: %v", err)
+			return badRequest("query parameter: %v", err)
 		}
+		i := slices.Index(known, key)
 		switch {
-		case key != "timestamp":
-			return t, badRequest("query parameter %q is unknown; %q is the only one", clip(key), "timestamp")
-		case seen:
-			return t, badRequest("query parameter %q is there more than once; send one", key)
+		case i < 0:
+			return badRequest("query parameter %q is unknown; this path takes %s", clip(key), strings.Join(known, ", "))
+		case seen&(1<<i) != 0:
+			return badRequest("query parameter %q is there more than once; send one", key)
 		}
-		seen = true
-		if value, err = url.PathUnescape(value); err != nil {
-			return t, badRequest("query parameter timestamp: %v", err)
-		}
-		if t, err = parseTimestamp(value); err != nil {
-			return t, err
+		seen |= 1 << i
+		if err := f(key, value); err != nil {
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // parseTimestamp reads the profile of ISO 8601 that RFC 3339 defines. Years are

@@ -28,6 +28,7 @@ func (s *Server) routes() http.Handler {
 	r.Head("/readyz", s.readyz)
 	r.Group(s.readRoutes)
 	r.Group(s.uplinkRoutes)
+	r.With(s.allowCapture, s.limit).Post("/v3/capture", s.capture)
 	r.Group(s.downlinkRoutes)
 	return r
 }

@@ -106,6 +106,11 @@ type Options struct {
 	// everyone who reaches it.
 	Tokens  []Token
 	clients []*client // made of Tokens
+	// Secret is that with which a device's session logs in at the broker, zero if
+	// it has none: POST /v3/capture takes it for a token for this device. It is
+	// asked with every such request, from many goroutines at once. nil: there are
+	// none.
+	Secret func(bridge.DeviceID) bridge.Secret
 	// Denied is told of each request that was not let in, from many goroutines
 	// at once. nil: nobody is.
 	Denied func(Denial)
