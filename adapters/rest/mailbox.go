@@ -203,8 +203,7 @@ func (s *Server) deleteDownlink(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AcceptTimeout)
-	defer cancel()
+	ctx := s.acceptance.context()
 	switch ok, err := m.Delete(ctx, id, answer); {
 	case err != nil:
 		s.fail(w, err)

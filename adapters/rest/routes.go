@@ -209,6 +209,9 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
 			}
+			if !s.opts.Logger.Enabled(r.Context(), slog.LevelDebug) {
+				return
+			}
 			s.opts.Logger.LogAttrs(r.Context(), slog.LevelDebug, "http request",
 				slog.String("method", r.Method),
 				slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),

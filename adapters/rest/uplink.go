@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,17 +10,6 @@ import (
 
 	"fieldbridge/bridge"
 )
-
-// timeFormat is RFC 3339 with milliseconds, which every client can read.
-const timeFormat = "2006-01-02T15:04:05.000Z07:00"
-
-// receiptDocument is the body of a 2xx.
-type receiptDocument struct {
-	ID        string       `json:"id"`
-	Timestamp string       `json:"timestamp"`
-	Message   string       `json:"message"`
-	State     bridge.State `json:"state"`
-}
 
 // uplink takes one reading for the device and sub topic in the path.
 func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
@@ -48,30 +36,15 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, to target) {
 		s.fail(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AcceptTimeout)
-	defer cancel()
-	receipt, err := s.accepter.Accept(ctx, reading, how)
+	receipt, err := s.accepter.Accept(s.acceptance.context(), reading, how)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
-	status := http.StatusOK
-	if receipt.State != bridge.Delivered {
-		status = http.StatusAccepted
-		if how.Async {
-			w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
-		}
+	if how.Async && receipt.State != bridge.Delivered {
+		w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
 	}
-	writeJSON(w, status, "application/json", newReceipt(receipt))
-}
-
-func newReceipt(r bridge.Receipt) receiptDocument {
-	return receiptDocument{
-		ID:        r.ID.String(),
-		Timestamp: r.Time.UTC().Format(timeFormat),
-		Message:   "uplink received",
-		State:     r.State,
-	}
+	writeReceipt(w, &receipt)
 }
 
 // reading makes a reading of a request and says how it is to be taken. What can
