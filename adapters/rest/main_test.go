@@ -145,7 +145,7 @@ func record(t testing.TB, s *Server) (check func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := doc.Record(s.http.Handler, s.http.Handler.(chi.Routes))
+	r := doc.Record(s.http.Handler, s.routes().(chi.Routes))
 	s.http.Handler = r
 	return func() {
 		t.Helper()

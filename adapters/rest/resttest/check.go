@@ -244,6 +244,9 @@ func (p *param) check(values []string, encoded bool) error {
 	for i, v := range values {
 		if encoded {
 			var err error
+			if !p.plus {
+				v = strings.ReplaceAll(v, "+", " ")
+			}
 			if v, err = url.PathUnescape(v); err != nil {
 				return err
 			}

@@ -62,6 +62,7 @@ type param struct {
 	required      bool
 	array, number bool
 	many          bool // segments
+	plus          bool // stands for itself, and not for a space
 	schema        *jsonschema.Schema
 }
 
@@ -224,8 +225,9 @@ func (l *loader) param(n node) param {
 	p.in, _ = n.object["in"].(string)
 	p.required, _ = n.object["required"].(bool)
 	p.many = n.object["x-segments"] == "many"
-	kind := l.child(n, "schema").object["type"]
-	p.array, p.number = kind == "array", kind == "integer"
+	schema := l.child(n, "schema").object
+	p.array, p.number = schema["type"] == "array", schema["type"] == "integer"
+	p.plus = p.in != "query" || schema["format"] == "date-time"
 	if example, ok := n.object["example"]; ok {
 		l.fits(n, p.schema, example)
 	}
