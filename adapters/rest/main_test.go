@@ -97,8 +97,9 @@ func (in *intake) takeBoth() ([]bridge.Reading, []bridge.Handling) {
 // running is a server on a port of its own.
 type running struct {
 	*Server
-	stop func()     // begins the end
-	done chan error // what Run returned
+	stop     func()     // begins the end
+	done     chan error // what Run returned
+	recorder *resttest.Recorder
 }
 
 // start runs a server that ends with the test.
@@ -117,7 +118,8 @@ func start(t testing.TB, o Options, a Accepter) *running {
 func run(t testing.TB, s *Server) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Server: s, stop: cancel, done: make(chan error, 1)}
-	check := record(t, s)
+	var check func()
+	r.recorder, check = record(t, s)
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -137,17 +139,17 @@ func run(t testing.TB, s *Server) *running {
 
 // record has everything that a server answers held against openapi.yaml. check is
 // called when it has ended.
-func record(t testing.TB, s *Server) (check func()) {
+func record(t testing.TB, s *Server) (r *resttest.Recorder, check func()) {
 	if _, ok := t.(*testing.B); ok {
-		return func() {} // it would measure the recorder
+		return nil, func() {} // it would measure the recorder
 	}
 	doc, err := document()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := doc.Record(s.http.Handler, s.routes().(chi.Routes))
+	r = doc.Record(s.http.Handler, s.routes().(chi.Routes))
 	s.http.Handler = r
-	return func() {
+	return r, func() {
 		t.Helper()
 		_, faults := r.Result()
 		for _, err := range faults {

@@ -25,7 +25,7 @@ func stateOf(id bridge.DeviceID) DeviceState {
 }
 
 func (s someStates) Device(id bridge.DeviceID) (DeviceState, bool) {
-	return stateOf(id), id == "d0" || id == "a b"
+	return stateOf(id), id == "d0" || id == "d1" || id == "a b"
 }
 
 func (s someStates) Devices(after string, limit int) (page []DeviceState, more bool) {

@@ -128,7 +128,7 @@ func (r *response) check(x *Exchange) error {
 			faults = append(faults, fmt.Errorf("header %s is not in the document", name))
 		}
 	}
-	if x.Broken {
+	if x.Broken || x.Method == http.MethodHead && len(x.Answer) == 0 {
 		return errors.Join(faults...)
 	}
 	body := x.Answer

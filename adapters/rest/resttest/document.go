@@ -43,6 +43,16 @@ type Operation struct {
 
 func (o *Operation) String() string { return o.Method + " " + o.Path }
 
+// Route is the path as chi has it.
+func (o *Operation) Route() string {
+	for _, p := range o.params {
+		if p.many {
+			return strings.ReplaceAll(o.Path, "{"+p.name+"}", "*")
+		}
+	}
+	return o.Path
+}
+
 // Statuses are those that the operation may answer with, in order.
 func (o *Operation) Statuses() []int { return slices.Sorted(maps.Keys(o.responses)) }
 
