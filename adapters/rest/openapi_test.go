@@ -27,6 +27,24 @@ func TestOpenAPIIsServed(t *testing.T) {
 	}
 }
 
+// TestOpenAPIHasMetricsOfEveryKind: what Prometheus and others ask for is in the
+// document, which the server's recorder sees to.
+func TestOpenAPIHasMetricsOfEveryKind(t *testing.T) {
+	s := startWhole(t, Options{}, newIntake())
+	for _, c := range []struct{ header, answer, want string }{
+		{"Accept-Encoding: gzip", "Content-Encoding", "gzip"},
+		{"Accept-Encoding: zstd, gzip;q=0.5", "Content-Encoding", "gzip"},
+		{"Accept: application/openmetrics-text", "Content-Type", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"},
+		{"Accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited", "Content-Type",
+			"application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited; escaping=underscores"},
+	} {
+		a := sendRaw(t, s.Addr(), request("GET", "/metrics", "", c.header))
+		if got := a.header.Get(c.answer); a.status != http.StatusOK || got != c.want {
+			t.Errorf("%s: status %d, %s %q, want %q", c.header, a.status, c.answer, got, c.want)
+		}
+	}
+}
+
 // TestOpenAPIHasEveryRoute: what is routed is in the document, and the other way
 // round.
 func TestOpenAPIHasEveryRoute(t *testing.T) {
