@@ -139,49 +139,6 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// What is wrong about a batch as a whole is refused as a whole.
-func TestBatchRefused(t *testing.T) {
-	in := newIntake()
-	s := start(t, Options{}, in)
-	line := `{"device":"d1","payload":1}`
-	for _, tt := range []struct {
-		name, contentType, header, query, body string
-		status                                 int
-		detail                                 string
-	}{
-		{"no type", "", "", "", line, 415, "application/x-ndjson"},
-		{"JSON", "application/json", "", "", line, 415, "application/x-ndjson"},
-		{"a form", "application/x-www-form-urlencoded", "", "", line, 415, "application/x-ndjson"},
-		{"compressed", "application/x-ndjson", "Content-Encoding: gzip", "", line, 415, "gzip"},
-		{"key", "application/x-ndjson", "Idempotency-Key: a", "", line, 400, "Idempotency-Key"},
-		{"query", "application/x-ndjson", "", "?timestamp=2026-01-02T03:04:05Z", line, 400, "query"},
-		{"empty", "application/x-ndjson", "", "", "", 400, "no lines"},
-		{"blank lines", "application/x-ndjson", "", "", "\n\r\n \n", 400, "no lines"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"+tt.query), strings.NewReader(tt.body))
-			if tt.contentType != "" {
-				req.Header.Set("Content-Type", tt.contentType)
-			}
-			if k, v, ok := strings.Cut(tt.header, ": "); ok {
-				req.Header.Set(k, v)
-			}
-			resp, err := newClient(t).Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, err := readAnswer(resp)
-			if err != nil || a.status != tt.status || !strings.Contains(string(a.body), tt.detail) ||
-				a.header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%v: %d %s", err, a.status, a.body)
-			}
-		})
-	}
-	if seen := in.take(); len(seen) != 0 {
-		t.Errorf("%d readings were accepted", len(seen))
-	}
-}
-
 // Results come while lines are still to be sent, also with a server that stops:
 // then the first line that is not accepted has a result that says so.
 func TestBatchStreams(t *testing.T) {
