@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +303,43 @@ func FuzzBatchLine(f *testing.F) {
 			if !encoded && !bytes.Contains(line, r.Payload) {
 				t.Errorf("%q: payload %q is not as it was", line, r.Payload)
 			}
+		}
+	})
+}
+
+// TestBatchNeverRead: a client that sends and never takes a result is cut off, its
+// place is free again, and what was accepted until then is all that was.
+func TestBatchNeverRead(t *testing.T) {
+	in := newIntake()
+	withBubbleStop(t, Options{MaxConcurrent: 1}, in, func(t *testing.T, p *pipes, _ func() time.Duration) {
+		conn := p.dial()
+		defer conn.Close()
+		begin := time.Now()
+		write(t, conn, request("POST", "/v1/uplinks", "", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked"))
+		sent := 0
+		for ; sent < 100_000; sent++ {
+			line := fmt.Sprintf("{\"device\":\"d1\",\"payload\":%d}\n", sent)
+			if _, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", len(line), line); err != nil {
+				break
+			}
+		}
+		if d := time.Since(begin); sent == 100_000 || d < answerTime || d > 2*answerTime {
+			t.Errorf("cut after %d lines and %v, want %v", sent, d, answerTime)
+		}
+		seen := in.take()
+		for i, r := range seen {
+			if string(r.Payload) != strconv.Itoa(i) {
+				t.Fatalf("reading %d is %s", i, r.Payload)
+			}
+		}
+		if len(seen) == 0 || len(seen) > sent {
+			t.Errorf("%d readings of %d lines", len(seen), sent)
+		}
+		other := p.dial()
+		defer other.Close()
+		write(t, other, request("POST", "/v1/devices/d1/uplink", "1"))
+		if a, _ := response(t, other); a.status != http.StatusOK {
+			t.Errorf("afterwards: %d %s", a.status, a.body)
 		}
 	})
 }

@@ -47,8 +47,8 @@ secret_file = "secret"
 		t.Errorf("the broker got %q first", got)
 	}
 	w.quiet()
-	if n := g.scrape()[`spool_readings`]; n != 0 {
-		t.Errorf("%v readings are in the spool", n)
+	if n, ok := g.scrape()["spool_readings"]; !ok || n != 0 {
+		t.Errorf("%v readings are in the spool (%v)", n, ok)
 	}
 }
 
