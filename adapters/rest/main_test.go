@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -22,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"fieldbridge/adapters/rest/openapitest"
 	"fieldbridge/adapters/rest/resttest"
 	"fieldbridge/bridge"
 )
@@ -99,7 +99,7 @@ type running struct {
 	*Server
 	stop     func()     // begins the end
 	done     chan error // what Run returned
-	recorder *resttest.Recorder
+	recorder *openapitest.Recorder
 }
 
 // start runs a server that ends with the test.
@@ -139,7 +139,7 @@ func run(t testing.TB, s *Server) *running {
 
 // record has everything that a server answers held against openapi.yaml. check is
 // called when it has ended.
-func record(t testing.TB, s *Server) (r *resttest.Recorder, check func()) {
+func record(t testing.TB, s *Server) (r *openapitest.Recorder, check func()) {
 	if _, ok := t.(*testing.B); ok {
 		return nil, func() {} // it would measure the recorder
 	}
@@ -158,7 +158,7 @@ func record(t testing.TB, s *Server) (r *resttest.Recorder, check func()) {
 	}
 }
 
-var document = sync.OnceValues(func() (*resttest.Document, error) { return resttest.Parse([]byte(OpenAPI)) })
+var document = sync.OnceValues(func() (*openapitest.Document, error) { return openapitest.Parse([]byte(OpenAPI)) })
 
 func (r *running) url(path string) string { return "http://" + r.Addr().String() + path }
 
@@ -244,26 +244,8 @@ func exchange(t testing.TB, conn net.Conn, raw string) answer {
 	return a
 }
 
-// request writes down an HTTP/1.1 request; a header replaces the one it would
-// have had.
-func request(method, target, body string, header ...string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", method, target)
-	has := func(name string) bool {
-		return slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, name+":") })
-	}
-	if !has("Host") {
-		b.WriteString("Host: 127.0.0.1\r\n")
-	}
-	if !has("Content-Length") && !has("Transfer-Encoding") {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
-	}
-	for _, h := range header {
-		b.WriteString(h + "\r\n")
-	}
-	b.WriteString("\r\n" + body)
-	return b.String()
-}
+// request writes down a request.
+var request = resttest.Request
 
 // checkProblem asserts a problem document and returns it.
 func checkProblem(t testing.TB, a answer, status int, detail string) problemDocument {

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 
-	"fieldbridge/adapters/rest/resttest"
+	"fieldbridge/adapters/rest/openapitest"
 	"fieldbridge/bridge"
 	"fieldbridge/bridge/bridgetest"
 )
@@ -27,10 +27,10 @@ func TestOpenAPIHasNoStatusThatNeverComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := newDriver(t)
-	missing := map[resttest.Pair]bool{}
+	missing := map[openapitest.Pair]bool{}
 	for _, o := range doc.Operations {
 		for _, status := range o.Statuses() {
-			missing[resttest.Pair{Operation: o.String(), Status: status}] = true
+			missing[openapitest.Pair{Operation: o.String(), Status: status}] = true
 			d.drive(o, status)
 		}
 	}
@@ -182,7 +182,7 @@ func (broken) AcceptAll(context.Context, []bridge.Reading, bool) []bridge.Accept
 }
 
 // drive makes a request that is answered with this status.
-func (d *driver) drive(o *resttest.Operation, status int) {
+func (d *driver) drive(o *openapitest.Operation, status int) {
 	t := d.t
 	s, device, query, body := d.whole, "d1", "", ""
 	kind, header := "Content-Type: text/plain", []string(nil)

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"fieldbridge/adapters/rest"
-	"fieldbridge/adapters/rest/resttest"
+	"fieldbridge/adapters/rest/openapitest"
 )
 
 // newCheckedClient makes one that holds what the endpoint answers against its
@@ -22,4 +22,4 @@ func newCheckedClient(t *testing.T) *http.Client {
 	return c
 }
 
-var openAPI = sync.OnceValues(func() (*resttest.Document, error) { return resttest.Parse([]byte(rest.OpenAPI)) })
+var openAPI = sync.OnceValues(func() (*openapitest.Document, error) { return openapitest.Parse([]byte(rest.OpenAPI)) })

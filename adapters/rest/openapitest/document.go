@@ -1,4 +1,4 @@
-// Package resttest holds what an HTTP endpoint answers against its OpenAPI
+// Package openapitest holds what an HTTP endpoint answers against its OpenAPI
 // document. It is imported by tests only.
 //
 // OpenAPI 3.1 lacks words for some of what the endpoint does. The document says it
@@ -6,7 +6,7 @@
 // line or event (itemSchema of OpenAPI 3.2), "x-segments: many" lets a path
 // parameter at the end have several segments, and x-otherRequests has the answers to
 // requests that are not in the document.
-package resttest
+package openapitest
 
 import (
 	"errors"

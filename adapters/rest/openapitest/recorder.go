@@ -1,4 +1,4 @@
-package resttest
+package openapitest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package resttest
+package openapitest
 
 import (
 	"fmt"
@@ -273,7 +273,7 @@ func TestTransport(t *testing.T) {
 		w.Header().Set("Content-Type", jsonType)
 		w.Header().Set("X-Count", "1")
 		if r.URL.Path == "/things/cut" {
-			w.Header().Set("Content-Length", "10")
+			w.Header().Set("Content-Length", "20")
 		}
 		_, _ = io.WriteString(w, `{"size":`+r.URL.Query().Get("limit")+"}")
 	}))
@@ -296,9 +296,7 @@ func TestTransport(t *testing.T) {
 	resp, err := c.Get(s.URL + "/things/a?limit=1")
 	check("good", `{"size":1} <nil> []`, resp, err)
 	resp, err = c.Get(s.URL + "/things/cut?limit=1")
-	check("cut", `{"size":1} <nil> []`, resp, err)
-	resp, err = c.Get(s.URL + "/things/cut?limit=")
-	check("cut short", `{"size":} unexpected EOF []`, resp, err)
+	check("cut short", `{"size":1} unexpected EOF []`, resp, err)
 	resp, err = c.Post(s.URL+"/things/a/a/b%25", "text/plain", strings.NewReader("abc"))
 	check("post", ` <nil> []`, resp, err)
 	resp, err = c.Post(s.URL+"/things/a/a/b%25", "text/plain", io.MultiReader(strings.NewReader("abcd")))
