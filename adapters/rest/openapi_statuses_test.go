@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	dto "github.com/prometheus/client_model/go"
 
 	"fieldbridge/adapters/rest/openapitest"
 	"fieldbridge/bridge"
@@ -70,11 +69,12 @@ func newDriver(t *testing.T) *driver {
 	sendRaw(t, d.guarded.Addr(), request("GET", "/v1/status", "", authorization("Bearer "+spentToken)))
 
 	gathers, let := make(chan struct{}, 1), make(chan struct{})
-	slowly := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+	slowly := prometheus.NewRegistry()
+	slowly.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "x", Help: "x"}, func() float64 {
 		gathers <- struct{}{}
 		<-let
-		return nil, nil
-	})
+		return 0
+	}))
 	events := &Events{}
 	d.busy = startWhole(t, Options{
 		Ready: func() (bool, any) { return false, nil }, MaxConcurrent: 1, MaxPolls: 1, MaxStreams: 1, Events: events,
