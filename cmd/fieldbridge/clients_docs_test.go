@@ -110,14 +110,20 @@ func (x *clientTest) wantReadings() {
 	}
 }
 
-// wantReading has the client post a reading, and returns its requests.
-func (x *clientTest) wantReading(states ...string) []exchange {
+// wantReading has the client post a reading, and returns its requests and what it
+// says about them.
+func (x *clientTest) wantReading(states ...string) (tries []exchange, said string) {
 	x.t.Helper()
 	x.between.reset()
-	if out := x.run("reading", aReading); !slices.Contains(states, strings.TrimSuffix(out, "\n")) {
+	r := x.start("reading", aReading)
+	out, err := r.wait(x.t)
+	if err != nil {
+		x.t.Error(err)
+	}
+	if !slices.Contains(states, strings.TrimSuffix(out, "\n")) {
 		x.t.Errorf("it printed %q, want one of %q", out, states)
 	}
-	return x.between.of(http.MethodPost)
+	return x.between.of(http.MethodPost), r.errs.String()
 }
 
 // withoutBroker begins with a broker that is away, and then fills the spool. When
@@ -138,6 +144,8 @@ func (x *clientTest) withoutBroker(listen func()) {
 		x.t.Error(err)
 	}
 	x.wantResults(strings.Split(strings.TrimSuffix(out, "\n"), "\n"))
+	x.wantPauses("/uplinks")
+	x.wantPauses("/uplink?")
 	for _, e := range x.between.of(http.MethodPost) {
 		if batch := strings.HasSuffix(e.target, "/uplinks"); batch && e.contentType != "application/x-ndjson" ||
 			batch && strings.Contains(e.body, "hall-a-9") != strings.Contains(e.answer, `"status":404`) {
@@ -146,6 +154,21 @@ func (x *clientTest) withoutBroker(listen func()) {
 	}
 	x.gateway.awaitUp()
 	x.gateway.awaitEmpty()
+}
+
+// wantPauses fails if requests whose target has this in it come sooner than the
+// second that they were told to wait.
+func (x *clientTest) wantPauses(target string) {
+	x.t.Helper()
+	all := slices.DeleteFunc(x.between.of(http.MethodPost), func(e exchange) bool { return !strings.Contains(e.target, target) })
+	if len(all) < 2 {
+		x.t.Errorf("%d requests to %s", len(all), target)
+	}
+	for i := range all[1:] {
+		if gap := all[i+1].at.Sub(all[i].at); gap < 900*time.Millisecond { // timers may be early by a little
+			x.t.Errorf("attempt %d comes %s after the one before", i+1, gap)
+		}
+	}
 }
 
 // wantResults checks what is printed of aBatch: what was refused for good is known
@@ -166,10 +189,11 @@ func (x *clientTest) wantResults(printed []string) {
 // faults loses the answer to a reading, and then the gateway is busy.
 func (x *clientTest) faults() {
 	x.between.faultOn(http.MethodPost, swallow, busy)
-	tries := x.wantReading("delivered", "stored")
-	if len(tries) != 3 {
-		x.t.Fatalf("%d attempts: %+v", len(tries), tries)
+	tries, said := x.wantReading("delivered", "stored")
+	if len(tries) != 3 || !strings.Contains(said, "(again in 1 s)") {
+		x.t.Fatalf("%d attempts: %+v: %s", len(tries), tries, said)
 	}
+	x.wantPauses("/uplink?")
 	for _, e := range tries {
 		if e.key == "" || e.key != tries[0].key || e.target != tries[0].target || e.body != tries[0].body {
 			x.t.Errorf("attempts that are not the same: %+v", tries)
@@ -197,7 +221,7 @@ func (x *clientTest) more() {
 func (x *clientTest) slow() {
 	x.use(slowToken)
 	x.between.faultOn(http.MethodPost, spend(slowToken))
-	tries := x.wantReading("delivered", "stored")
+	tries, _ := x.wantReading("delivered", "stored")
 	if !slices.ContainsFunc(tries, func(e exchange) bool { return e.status == http.StatusTooManyRequests }) {
 		x.t.Errorf("no 429: %+v", tries)
 	}

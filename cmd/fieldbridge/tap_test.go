@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // exchange is a request that has come to a tap.
 type exchange struct {
+	at                                     time.Time
 	method, target, key, contentType, body string
 	query                                  url.Values
 	status                                 int    // of the answer; 0: the client has none, or not the gateway's
@@ -122,7 +124,7 @@ func (b *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.t.Errorf("a request breaks off: %v", err)
 	}
 	e := &exchange{
-		method: r.Method, target: r.RequestURI, query: r.URL.Query(), body: string(body),
+		at: time.Now(), method: r.Method, target: r.RequestURI, query: r.URL.Query(), body: string(body),
 		key: r.Header.Get("Idempotency-Key"), contentType: r.Header.Get("Content-Type"),
 	}
 	b.mu.Lock()
