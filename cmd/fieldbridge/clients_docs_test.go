@@ -282,7 +282,12 @@ func (x *clientTest) takeDownlinks() (done func()) {
 			status = append(status, e.status)
 		}
 		if diff := cmp.Diff([]int{0, 404, 204, 204}, status); diff != "" || deletes[0].target != deletes[1].target {
-			x.t.Errorf("deleted (-want +got):\n%s", diff)
+			x.t.Fatalf("deleted (-want +got):\n%s", diff)
+		}
+		for i, e := range deletes {
+			if wanted := i == 2; wanted != (e.body != "") {
+				x.t.Errorf("DELETE %d has the body %q", i, e.body)
+			}
 		}
 		answers := 0
 		for _, m := range x.site.messages("hall-a-1") {

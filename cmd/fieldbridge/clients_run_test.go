@@ -25,9 +25,9 @@ type docClient struct {
 // why it cannot be run here.
 var clientKinds = []struct {
 	file string
-	make func(path string) ([]string, error)
+	make func(t *testing.T, path string) ([]string, error)
 }{
-	{"client.sh", func(path string) ([]string, error) {
+	{"client.sh", func(_ *testing.T, path string) ([]string, error) {
 		for _, tool := range []string{"sh", "curl", "jq", "awk", "openssl"} {
 			if _, err := exec.LookPath(tool); err != nil {
 				return nil, err
@@ -35,7 +35,7 @@ var clientKinds = []struct {
 		}
 		return []string{"sh", path}, nil
 	}},
-	{"client.py", func(path string) ([]string, error) {
+	{"client.py", func(_ *testing.T, path string) ([]string, error) {
 		// A Python of one's own in the path may lack what the system's has.
 		var err error
 		for _, python := range []string{"python3", "/usr/bin/python3"} {
@@ -47,26 +47,29 @@ var clientKinds = []struct {
 		}
 		return nil, err
 	}},
-	{"client.mjs", func(path string) ([]string, error) {
+	{"client.mjs", func(_ *testing.T, path string) ([]string, error) {
 		if out, err := exec.Command("node", "-e", "fetch").CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("node with fetch: %w: %s", err, out)
 		}
 		return []string{"node", path}, nil
 	}},
-	{"client.go", func(path string) ([]string, error) {
+	{"client.go", func(t *testing.T, path string) ([]string, error) {
+		if _, err := exec.LookPath("go"); err != nil {
+			return nil, err
+		}
 		program := strings.TrimSuffix(path, ".go")
 		build := exec.Command("go", "build", "-o", program, filepath.Base(path))
 		build.Dir = filepath.Dir(path)
 		// Nothing but the standard library, and not this module.
 		build.Env = append(os.Environ(), "GOFLAGS=", "GOPROXY=off", "GOTOOLCHAIN=local", "GOWORK=off")
 		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build: %w: %s", err, out)
+			t.Fatalf("go build: %v: %s", err, out)
 		}
 		return []string{program}, nil
 	}},
 }
 
-func newDocClient(t *testing.T, file, text string, command func(path string) ([]string, error)) (*docClient, *tap) {
+func newDocClient(t *testing.T, file, text string, command func(t *testing.T, path string) ([]string, error)) (*docClient, *tap) {
 	t.Helper()
 	between := newTap(t)
 	c := &docClient{t: t, dir: t.TempDir()}
@@ -78,7 +81,7 @@ func newDocClient(t *testing.T, file, text string, command func(path string) ([]
 		t.Fatal(err)
 	}
 	var err error
-	if c.command, err = command(path); err != nil {
+	if c.command, err = command(t, path); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
 		}
