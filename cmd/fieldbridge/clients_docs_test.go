@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,28 +41,43 @@ func TestClients(t *testing.T) {
 	if text, err := format.Source([]byte(source["client.go"])); err != nil || string(text) != source["client.go"] {
 		t.Errorf("gofmt would change the client in Go: %v", err)
 	}
+	// They wait more than they work: side by side, whatever -parallel says.
+	var all sync.WaitGroup
 	for _, kind := range clientKinds {
-		t.Run(kind.file, func(t *testing.T) {
-			t.Parallel()
-			c, between := newDocClient(t, kind.file, source[kind.file], kind.make)
-			s, listen := newLateSite(t)
-			s.Files["tokens/hall-a"] = hallToken + "\n"
-			s.Files["tokens/slow"] = slowToken + "\n"
-			g := startGateway(t, s.config("", "", smallSpool+clientTokens+listed("app", "yard")+
-				listed("hall-a-1", "yard")+"[[device.downlink]]\nmailbox = true\n"), s.Files)
-			between.gateway = g.HTTP
-			x := &clientTest{c, s, g, between}
-			x.withoutBroker(listen)
-			done := x.takeDownlinks()
-			x.faults()
-			done()
-			x.more()
-			x.slow()
-			g.awaitEmpty()
-			x.wantReadings()
-			x.refused()
+		all.Go(func() {
+			t.Run(kind.file, func(t *testing.T) {
+				c, between := newDocClient(t, kind.file, source[kind.file], kind.make)
+				testClient(t, c, between)
+			})
 		})
 	}
+	all.Wait()
+}
+
+// testClient has a client do everything, beside a gateway and a broker of its own.
+func testClient(t *testing.T, c *docClient, between *tap) {
+	s, listen := newLateSite(t)
+	s.Files["tokens/hall-a"] = hallToken + "\n"
+	s.Files["tokens/slow"] = slowToken + "\n"
+	config := func(keepAlive string) string {
+		return s.config("", "keep_alive = \""+keepAlive+"\"", smallSpool+clientTokens+listed("app", "yard")+
+			listed("hall-a-1", "yard")+"[[device.downlink]]\nmailbox = true\n")
+	}
+	g := startGateway(t, config("60s"), s.Files)
+	between.gateway = g.HTTP
+	x := &clientTest{c, s, g, between}
+	x.withoutBroker(func() {
+		listen()
+		g.reload(config("61s")) // it connects at once, and not when its pause is over
+	})
+	done := x.takeDownlinks()
+	x.faults()
+	done()
+	x.more()
+	x.slow()
+	g.awaitEmpty()
+	x.wantReadings()
+	x.refused()
 }
 
 const (

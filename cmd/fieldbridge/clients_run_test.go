@@ -40,8 +40,8 @@ var clientKinds = []struct {
 		var err error
 		for _, python := range []string{"python3", "/usr/bin/python3"} {
 			var out []byte
-			if out, err = exec.Command(python, "-c", "import requests").CombinedOutput(); err == nil {
-				return []string{python, path}, nil
+			if out, err = exec.Command(python, "-c", "import requests, sys; print(sys.executable)").CombinedOutput(); err == nil {
+				return []string{strings.TrimSpace(string(out)), path}, nil
 			}
 			err = fmt.Errorf("%s with requests: %w: %s", python, err, out)
 		}
