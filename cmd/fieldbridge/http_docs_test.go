@@ -45,7 +45,7 @@ func TestHTTPGuide(t *testing.T) {
 			t.Errorf("line %d: a block of %q", b.line, b.info)
 		}
 	}
-	if len(setup) != 2 || len(commands) != 6 {
+	if len(setup) != 3 || len(commands) != 6 {
 		t.Fatalf("found %d ways to make a file with the token and %d commands", len(setup), len(commands))
 	}
 	files := map[string]string{"message.txt": "door open", "tokens/monitoring": readerToken}
