@@ -136,7 +136,7 @@ func routeAsSent(next http.Handler) http.Handler {
 // socket.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.socket == nil && !s.opts.guarded() && !loopbackHostPort(r.Host) {
+		if s.socket == nil && !s.opts.TLS.guards(len(s.roster.Load().clients)) && !loopbackHostPort(r.Host) {
 			refuse(w, &problem{status: http.StatusForbidden,
 				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to %s://%s", s.opts.scheme(), s.Addr())})
 			return

@@ -186,6 +186,8 @@ type Server struct {
 	polls    chan struct{}      // one value per request that fetches downlinks
 	streams  chan struct{}      // one value per stream
 	slots    chan struct{}      // one value per reading in progress; capacity MaxConcurrent
+
+	roster atomic.Pointer[roster] // never nil
 }
 
 // New binds the listener, so that a wrong or taken address is known before
@@ -216,6 +218,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
 		slots: make(chan struct{}, o.MaxConcurrent),
 	}
+	s.roster.Store(newRoster(o.clients, nil))
 	s.http = &http.Server{
 		Handler:                      s.routes(),
 		ConnState:                    s.count,

@@ -19,13 +19,21 @@ type watching struct {
 	mu     sync.Mutex // guards what follows
 	events []rest.Event
 	text   strings.Builder
+	over   bool
 }
 
-// watchEvents opens a stream that ends with the test.
-func (g *testGateway) watchEvents() *watching {
+// watchEvents opens a stream that ends with the test; token may be "".
+func (g *testGateway) watchEvents(token string) *watching {
 	g.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + g.HTTP + "/v1/events")
+	req, err := http.NewRequest(http.MethodGet, "http://"+g.HTTP+"/v1/events", nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -35,9 +43,18 @@ func (g *testGateway) watchEvents() *watching {
 		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 			w.line(lines.Text())
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.over = true
 	}()
 	g.t.Cleanup(func() { resp.Body.Close(); <-done })
 	return w
+}
+
+func (w *watching) isOver() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over
 }
 
 func (w *watching) line(line string) {
@@ -103,7 +120,7 @@ func TestEventsOfAGateway(t *testing.T) {
 	g := startGateway(t, s.config("", "", routes), s.Files)
 	g.awaitUp()
 	g.awaitPorts()
-	w := g.watchEvents()
+	w := g.watchEvents("")
 
 	g.post("app", "hall", "text/plain", "good-payload")
 	for _, e := range []rest.Event{{Kind: rest.ReadingAccepted, Adapter: adapterHTTP}, {Kind: rest.ReadingDelivered}} {
