@@ -28,6 +28,10 @@ type Mailbox struct {
 	changed chan struct{}
 }
 
+// MailboxTargets is what the names of mailboxes as targets begin with; the
+// device's id is behind it.
+const MailboxTargets = "mailbox "
+
 // newMailbox is called with the Bridge's mu held.
 func (b *Bridge) newMailbox(id DeviceID) *Mailbox {
 	m := &Mailbox{turn: make(chan struct{}, 1), left: b.opts.Fetched, changed: make(chan struct{})}
@@ -35,7 +39,7 @@ func (b *Bridge) newMailbox(id DeviceID) *Mailbox {
 		m.left = func(bool) {}
 	}
 	m.target = &target{
-		name: "mailbox " + string(id), maxAge: &b.maxAge, logger: b.logger,
+		name: MailboxTargets + string(id), maxAge: &b.maxAge, logger: b.logger,
 		store: b.opts.Downlinks, reply: b.reply, box: m,
 	}
 	return m
