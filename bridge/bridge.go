@@ -48,9 +48,10 @@ type Options struct {
 	// not change or keep what they are given.
 	Delivered func(*Reading)
 	GaveUp    func(d *Downlink, why error)
-	// Fetched is told, if set, of each downlink that leaves a mailbox: an app has
-	// it, or else it has expired. It must not block.
-	Fetched func(delivered bool)
+	// Fetched is told, if set, of each downlink that has left a mailbox: an app
+	// has deleted it, or why says why it is a dead letter now. It must not block,
+	// and must not change or keep what it is given.
+	Fetched func(d *Downlink, why error)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }

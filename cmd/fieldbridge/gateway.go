@@ -82,7 +82,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	g.bridge = bridge.New(bridge.Options{
 		AckTimeout: cfg.AckTimeout, Spool: watchedSpool{g.spool, g.room, g.events}, Downlinks: g.spool, Logger: log,
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
-		Stamp:    g.stamp, Published: g.metrics.published, Fetched: g.metrics.fetched,
+		Stamp:    g.stamp, Published: g.metrics.published, Fetched: g.fetched,
 		Delivered: g.events.delivered, GaveUp: g.events.gaveUp,
 	})
 	next, err := g.prepare(cfg, keys, diff(&layout{}, newLayout(cfg)))

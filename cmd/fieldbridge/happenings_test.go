@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fieldbridge/adapters/rest"
 	"fieldbridge/bridge/devbroker"
@@ -159,4 +160,42 @@ func TestEventsOfAGateway(t *testing.T) {
 		}
 	}
 	checkNoSecrets(t, w.text.String(), s.Files)
+}
+
+// TestEventsOfAMailbox: a downlink leaves it when an app deletes it, or when it
+// expires.
+func TestEventsOfAMailbox(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	g := startGateway(t, s.config("", "", listed("pump-1", "plant", "[[device.downlink]]\nmailbox = true")), s.Files)
+	g.awaitUp()
+	w := g.watchEvents("")
+	send := func(payload string, expiry time.Duration) rest.Event {
+		s.down(devbroker.Message{Device: "pump-1", Subtopic: "x", ContentType: "text/plain", Payload: []byte(payload), MessageExpiry: expiry})
+		e := rest.Event{Device: "pump-1", ID: "some", Subtopic: "x", ContentType: "text/plain", Bytes: new(len(payload))}
+		e.Kind = rest.DownlinkReceived
+		w.await(e)
+		return e
+	}
+	e := send("kept", 0)
+	mail := newMailApp(t, g.HTTP)
+	id := mail.await(1)[0].ID
+	if code := mail.delete(id, "", ""); code != http.StatusNoContent {
+		t.Fatalf("delete: %d", code)
+	}
+	e.Kind, e.Target = rest.DownlinkDelivered, targetMailbox
+	w.await(e)
+	e = send("too-late", time.Second)
+	e.Kind, e.Reason = rest.DownlinkDead, "expired"
+	w.await(e)
+	if code := mail.delete(id, "", ""); code != http.StatusNotFound {
+		t.Fatalf("delete again: %d", code)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for kind, want := range map[string]int{rest.DownlinkDelivered: 1, rest.DownlinkDead: 1} {
+		if n := strings.Count(w.text.String(), "event: "+kind+"\n"); n != want {
+			t.Errorf("%d events %s, want %d", n, kind, want)
+		}
+	}
 }
