@@ -196,7 +196,7 @@ func (m *Mailbox) expire(ctx context.Context) {
 	}
 	m.maxAge.Store(maxAge)
 	m.next.Store(math.MaxInt64) // what arrives meanwhile brings it forward
-	var said sync.Once // one line for a disk that is full, not one for each downlink
+	var said sync.Once          // one line for a disk that is full, not one for each downlink
 	err := m.walk(ctx, 0, func(d *StoredDownlink) bool {
 		if at := d.expiry(m.target.maxAge); now.Before(at) {
 			m.expiresAt(at)

@@ -46,9 +46,9 @@ func TestMailboxesInTheStatus(t *testing.T) {
 	for i := range 3 {
 		s.down(devbroker.Message{Device: "pump-1", Payload: fmt.Append(nil, i)})
 	}
-	s.down(devbroker.Message{Connector: yardID, Device: "app", Subtopic: "a/x", Payload: []byte("1")})
 	mail := newMailApp(t, g.HTTP)
 	list := mail.await(3)
+	s.down(devbroker.Message{Connector: yardID, Device: "app", Subtopic: "a/x", Payload: []byte("1")})
 	oldest := func(i int) string { return list[i].Received.UTC().Format(time.RFC3339) }
 	await("pump-1", rest.MailboxState{Downlinks: 3, Oldest: oldest(0)})
 	g.awaitStatus("4 of the downlinks are in 2 of 2 mailboxes, the oldest, of pump-1, came ")
