@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,7 +24,13 @@ import (
 	"fieldbridge/bridge"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(serverVariable); name != "" {
+		beServer(servers[name])
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var _ Accepter = (*bridge.Bridge)(nil)
 
@@ -285,4 +292,23 @@ func within[T any](t testing.TB, c <-chan T) T {
 		t.Fatal("waited in vain")
 		panic("unreachable")
 	}
+}
+
+// postChunked sends a text without its length.
+func postChunked(t testing.TB, c *http.Client, url, body string) answer {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, url, struct{ io.Reader }{strings.NewReader(body)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "text/plain")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := readAnswer(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }

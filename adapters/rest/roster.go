@@ -81,7 +81,7 @@ func (s *Server) holder(r *http.Request) (*client, <-chan struct{}, error) {
 func (s *Server) mayWait(r *http.Request, device bridge.DeviceID) (<-chan struct{}, error) {
 	c, others, err := s.holder(r)
 	if err == nil && c != nil && !c.MayUse(device) {
-		err = outOfScope("this token is not for this device; use another, or add to its devices")
+		err = errOtherDevice
 	}
 	return others, err
 }

@@ -40,7 +40,7 @@ func TestHTTPGuide(t *testing.T) {
 			t.Errorf("line %d: a block of %q", b.line, b.info)
 		}
 	}
-	if len(setup) != 1 || len(commands) != 5 {
+	if len(setup) != 1 || len(commands) != 6 {
 		t.Fatalf("found %d ways to make a token and %d commands", len(setup), len(commands))
 	}
 	files := map[string]string{"message.txt": "door open", "tokens/monitoring": readerToken}
