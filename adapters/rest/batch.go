@@ -194,7 +194,7 @@ func (b *batcher) refuse(err error) {
 }
 
 func (b *batcher) problem(line int, err error) *lineProblem {
-	p := b.s.problemFor(err)
+	p := b.s.problemFor(b.w, err)
 	return &lineProblem{
 		Line: line, Status: p.status, Title: http.StatusText(p.status), Detail: p.detail,
 		ReasonCode: int(p.reasonCode), RetryAfter: wholeSeconds(p.retryAfter),

@@ -21,6 +21,7 @@ type mailroom struct {
 	*running
 	t      *testing.T
 	bridge *bridge.Bridge
+	store  *bridgetest.Spool
 	client *http.Client
 }
 
@@ -37,7 +38,7 @@ func newMailroom(t *testing.T, o Options) *mailroom {
 		t.Fatal(err)
 	}
 	o.Mailboxes = b
-	m := &mailroom{t: t, bridge: b, running: start(t, o, newIntake()), client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	m := &mailroom{t: t, bridge: b, store: store, running: start(t, o, newIntake()), client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
 	t.Cleanup(m.client.CloseIdleConnections)
 	return m
 }

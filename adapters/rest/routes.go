@@ -204,7 +204,7 @@ func (s *Server) limit(next http.Handler) http.Handler {
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		sw := &statusWriter{ResponseWriter: w}
+		sw := &statusWriter{ResponseWriter: w, request: r}
 		defer func() {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
@@ -232,10 +232,12 @@ func (s *Server) recovered(w *statusWriter, v any) {
 	refuse(w, &problem{status: http.StatusInternalServerError, hangUp: true, detail: internalDetail})
 }
 
-// statusWriter remembers the status of the answer; 0 means none yet.
+// statusWriter remembers the request, and the status of the answer; 0 means none
+// yet.
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	request *http.Request
+	status  int
 }
 
 func (w *statusWriter) WriteHeader(status int) {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -236,7 +237,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		WriteTimeout:                 o.ReadTimeout + o.AcceptTimeout + answerTime,
 		IdleTimeout:                  o.IdleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
-		ErrorLog:                     slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:                     log.New(&serverLog{log: o.Logger}, "", 0),
 	}
 	return s
 }
