@@ -201,7 +201,7 @@ func (s *Spool) Insert(r bridge.Reading) {
 	_, _ = s.append([]bridge.Reading{r}, nil)
 }
 
-// Appends is the number of Appends with readings.
+// Appends is the number of calls of Append with readings, and of AppendAll.
 func (s *Spool) Appends() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
