@@ -238,6 +238,55 @@ func TestMailboxBounds(t *testing.T) {
 	}
 }
 
+// TestMailboxTakenAway: a reload that takes a mailbox away sends those home who
+// wait for it, and what is in it is there again with the mailbox.
+func TestMailboxTakenAway(t *testing.T) {
+	m := newMailroom(t, Options{})
+	reroute := func(rs ...bridge.Route) {
+		t.Helper()
+		if err := m.bridge.Reroute(map[bridge.DeviceID][]bridge.Route{"d1": rs}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	req, err := http.NewRequest("GET", m.url(box), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", eventStream)
+	stream, err := m.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	var status int
+	var polled string
+	var waiting sync.WaitGroup
+	waiting.Go(func() { status, _, polled = m.do("GET", box+"?wait=60s", nil) })
+	for deadline := time.Now().Add(patience); len(m.polls) == 0 || len(m.Server.streams) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody waits")
+		}
+	}
+	reroute()
+	waiting.Wait()
+	if status != 404 || !strings.Contains(polled, "add a [[device.downlink]] block with mailbox = true") {
+		t.Errorf("who waits got %d %s", status, polled)
+	}
+	if text, err := io.ReadAll(stream.Body); err != nil || !strings.HasSuffix(string(text), ": the mailbox is gone\n\n") {
+		t.Errorf("the stream ended with %q, %v", text, err)
+	}
+	reroute(bridge.Route{})
+	m.put(bridge.Downlink{ID: "a", Payload: []byte("x")})
+	reroute()
+	if status, _, body := m.do("GET", box, nil); status != 404 {
+		t.Errorf("without a mailbox: %d %s", status, body)
+	}
+	reroute(bridge.Route{})
+	if _, _, body := m.do("GET", box, nil); !strings.Contains(body, `"id":"a"`) {
+		t.Errorf("with a mailbox again: %s", body)
+	}
+}
+
 // FuzzFetch: no query or header of a fetch leaves the bounds.
 func FuzzFetch(f *testing.F) {
 	for _, s := range []string{"", "wait=30s", "wait=30&limit=5", "wait=1h", "limit=-1", "wait=1s&wait=2s", "%zz", "wait=9223372036854775807", "wait=0x1p3s", "a;b"} {

@@ -162,6 +162,14 @@ func (s *Spool) Fail(err error) {
 	s.mu.Unlock()
 }
 
+// KeepDownlinks makes DeleteDownlink and BuryDownlink fail, until it is called
+// with nil.
+func (s *Spool) KeepDownlinks(err error) {
+	s.mu.Lock()
+	s.stiff = err
+	s.mu.Unlock()
+}
+
 // FailReads makes all reads fail, until it is called with nil.
 func (s *Spool) FailReads(err error) {
 	s.mu.Lock()

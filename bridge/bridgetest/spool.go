@@ -32,6 +32,7 @@ type Spool struct {
 	crashed bool
 	limit   int
 	failure error // of writes
+	stiff   error // of what takes downlinks out
 	blind   error // of reads
 	appends int
 	loaded  []int64 // what loads asked for, in bytes

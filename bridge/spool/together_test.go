@@ -100,7 +100,7 @@ func TestAppendAllIsNotCutUp(t *testing.T) {
 		return nil
 	}})
 	<-busy
-	const rounds, many = 200, 50
+	const rounds, many = 100, 50
 	ends := make(chan error, rounds*many)
 	var as []bridge.Append
 	for i := range many {
