@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -21,6 +20,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"fieldbridge/adapters/rest/resttest"
 	"fieldbridge/bridge"
 )
 
@@ -215,26 +215,8 @@ func exchange(t testing.TB, conn net.Conn, raw string) answer {
 	return a
 }
 
-// request writes down an HTTP/1.1 request; a header replaces the one it would
-// have had.
-func request(method, target, body string, header ...string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", method, target)
-	has := func(name string) bool {
-		return slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, name+":") })
-	}
-	if !has("Host") {
-		b.WriteString("Host: 127.0.0.1\r\n")
-	}
-	if !has("Content-Length") && !has("Transfer-Encoding") {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
-	}
-	for _, h := range header {
-		b.WriteString(h + "\r\n")
-	}
-	b.WriteString("\r\n" + body)
-	return b.String()
-}
+// request writes down a request.
+var request = resttest.Request
 
 // checkProblem asserts a problem document and returns it.
 func checkProblem(t testing.TB, a answer, status int, detail string) problemDocument {
