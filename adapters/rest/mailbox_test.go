@@ -177,7 +177,7 @@ func TestMailboxTokens(t *testing.T) {
 // sends them home with an answer.
 func TestMailboxBounds(t *testing.T) {
 	m := newMailroom(t, Options{
-		MaxPolls: 1, MaxStreams: 1, ReadTimeout: 300 * time.Millisecond, ReadHeaderTimeout: 300 * time.Millisecond, AcceptTimeout: time.Millisecond,
+		MaxPolls: 1, MaxStreams: 1, ReadTimeout: 300 * time.Millisecond, ReadHeaderTimeout: 300 * time.Millisecond, AcceptTimeout: 300 * time.Millisecond,
 	})
 	var polled string
 	var waiting sync.WaitGroup
