@@ -26,7 +26,8 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if _, err := io.WriteString(conn, r.Raw); err == nil && cut {
+			_, err = io.WriteString(conn, r.Raw)
+			if err == nil && cut {
 				err = conn.(*net.TCPConn).CloseWrite()
 			}
 			if err != nil {
