@@ -19,13 +19,22 @@ func (l *Lane) spill() {
 	l.store()
 }
 
-// store gives the spool all that is on its way there, in order, in one commit,
-// unless it is busy with an earlier batch: were two under way and the first
-// failed, the second would come before it in the spool. It is called with mu
-// held.
+// store gives the spool all that is on its way there, in order, in one commit. It
+// is called with mu held.
 func (l *Lane) store() {
-	if l.batch != nil {
-		return
+	if a := l.gather(); a.Done != nil {
+		l.spool.Append(a.Readings, a.Keys, a.Done)
+	}
+}
+
+// gather makes a batch of all that is on its way to the spool, in order, unless
+// that is busy with an earlier one: were two under way and the first failed, the
+// second would come before it in the spool. While a page is added to the lane,
+// its batch is made when all of it is there. Without a batch Done is nil. It
+// is called with mu held; the caller gives the batch to the spool.
+func (l *Lane) gather() (a Append) {
+	if l.batch != nil || l.pages > 0 {
+		return a
 	}
 	var batch []*Entry
 	for e := l.head; e != nil; e = e.next {
@@ -36,7 +45,7 @@ func (l *Lane) store() {
 	batch = append(batch, l.queue...)
 	l.queue = nil
 	if len(batch) == 0 {
-		return
+		return a
 	}
 	rs := make([]Reading, len(batch))
 	var keys []Key
@@ -51,7 +60,7 @@ func (l *Lane) store() {
 		keys[i] = *e.key
 	}
 	l.batch = batch
-	l.spool.Append(rs, keys, l.stored)
+	return Append{rs, keys, l.stored}
 }
 
 // pending reports whether something is to be stored that is not in the batch

@@ -48,9 +48,10 @@ type Options struct {
 	// not change or keep what they are given.
 	Delivered func(*Reading)
 	GaveUp    func(d *Downlink, why error)
-	// Fetched is told, if set, of each downlink that leaves a mailbox: an app has
-	// it, or else it has expired. It must not block.
-	Fetched func(delivered bool)
+	// Fetched is told, if set, of each downlink that has left a mailbox: an app
+	// has deleted it, or why says why it is a dead letter now. It must not block,
+	// and must not change or keep what it is given.
+	Fetched func(d *Downlink, why error)
 	// Logger gets what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -225,10 +226,15 @@ func (b *Bridge) Accept(ctx context.Context, r Reading, how Handling) (Receipt, 
 
 func (b *Bridge) accept(ctx context.Context, r Reading, how Handling) (Receipt, error) {
 	done := make(chan Outcome, 1)
-	lane, e, err := b.add(r, how, done)
+	lane, e, err := b.add(r, how, done, nil)
 	if err != nil {
 		return Receipt{}, err
 	}
+	return b.await(ctx, r, lane, e, done)
+}
+
+// await waits for the end of a reading as Accept does.
+func (b *Bridge) await(ctx context.Context, r Reading, lane *Lane, e *Entry, done <-chan Outcome) (Receipt, error) {
 	timer := time.NewTimer(time.Duration(b.ackTimeout.Load()))
 	defer timer.Stop()
 	for {
@@ -276,7 +282,7 @@ func receipt(r Reading, o Outcome) (Receipt, error) {
 // spool; with Connection.SpoolFirst it goes there first.
 func (b *Bridge) Submit(_ context.Context, r Reading) error {
 	b.complete(&r)
-	_, _, err := b.add(r, Handling{}, nil)
+	_, _, err := b.add(r, Handling{}, nil, nil)
 	return err
 }
 
@@ -291,12 +297,14 @@ func (b *Bridge) complete(r *Reading) {
 	}
 }
 
-func (b *Bridge) add(r Reading, how Handling, done chan Outcome) (*Lane, *Entry, error) {
+// add gives a reading to its lane; p is the page that it is of, or nil.
+func (b *Bridge) add(r Reading, how Handling, done chan Outcome, p *addition) (*Lane, *Entry, error) {
 	lane, leave, err := b.lane(r.Device, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer leave()
+	p.join(lane)
 	e, err := lane.add(r, how, done)
 	switch {
 	case err == nil:

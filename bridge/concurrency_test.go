@@ -31,23 +31,43 @@ func manySenders(t *testing.T, ackTimeout time.Duration, rounds int) {
 	got := &inbox{last: map[string]int{}, sent: map[string]bool{}, got: map[string]bool{}}
 	broker.Go(func() { serve(r, got, rounds, stop) })
 	const each = 100
-	taken := make(chan string, 5*4*each)
-	for _, id := range []bridge.DeviceID{"a", "b", "s", "v1", "v2"} {
+	devices := []bridge.DeviceID{"a", "b", "s", "v1", "v2"}
+	taken := make(chan string, 5*(4+2)*each)
+	told := func(x bridge.Reading, i int, err error) {
+		var re *bridge.RejectedError
+		var ue *bridge.UnavailableError
+		switch {
+		case err == nil:
+			taken <- string(x.Payload)
+		case errors.As(err, &re) && i%10 == 7:
+		case !errors.Is(err, bridge.ErrSpoolFull) && !errors.As(err, &ue):
+			t.Errorf("%s: error %v", x.Payload, err)
+		}
+	}
+	const lines = 4 // of each device on a page
+	for s := range 2 {
+		senders.Go(func() {
+			for i := 0; i < each; i += lines {
+				var page []bridge.Reading
+				for n := i; n < i+lines; n++ {
+					for _, id := range devices {
+						page = append(page, reading(id, fmt.Sprint(id, " page ", s, " ", n)))
+					}
+				}
+				for k, got := range r.AcceptAll(t.Context(), page, i%5 == 0) {
+					told(page[k], i+k/len(devices), got.Err)
+				}
+			}
+		})
+	}
+	for _, id := range devices {
 		for s := range 4 {
 			senders.Go(func() {
 				for i := range each {
 					sender := fmt.Sprint(id, " ", s)
 					x := reading(id, fmt.Sprint(sender, " ", i))
 					_, err := r.Accept(t.Context(), x, handling(i))
-					var re *bridge.RejectedError
-					var ue *bridge.UnavailableError
-					switch {
-					case err == nil:
-						taken <- string(x.Payload)
-					case errors.As(err, &re) && i%10 == 7:
-					case !errors.Is(err, bridge.ErrSpoolFull) && !errors.As(err, &ue):
-						t.Errorf("%s: error %v", x.Payload, err)
-					}
+					told(x, i, err)
 				}
 			})
 		}

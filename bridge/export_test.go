@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -142,3 +143,17 @@ func (l *Lane) check() (n int, bytes int64, err error) {
 
 // RetryPauseMax is the longest rest of a lane.
 const RetryPauseMax = 30 * time.Second
+
+// AcceptPage is AcceptAll that tells the end of each reading by itself.
+func (b *Bridge) AcceptPage(ctx context.Context, rs []Reading, async bool, end func(i int, got Receipt, err error)) {
+	for i, p := range b.addAll(rs, async) {
+		go func() {
+			if p.entry == nil {
+				end(i, Receipt{}, p.err)
+				return
+			}
+			got, err := b.await(ctx, rs[i], p.lane, p.entry, p.done)
+			end(i, got, err)
+		}()
+	}
+}

@@ -81,6 +81,7 @@ type Lane struct {
 	through int64    // the list has all of the spool up to this number
 	newest  int64    // the highest number in the spool
 	batch   []*Entry // what the spool is storing
+	pages   int      // that are being added: what is to be stored waits for their end
 	queue   []*Entry // what is stored after that and is not in the list
 	away    int      // entries on their way to the spool that are not in the list
 	durable int      // entries of the list that are in the spool or on their way

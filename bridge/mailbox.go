@@ -19,7 +19,7 @@ var ErrNoMailbox = errors.New("no mailbox")
 type Mailbox struct {
 	target *target
 	turn   chan struct{} // capacity 1: held while downlinks are taken out
-	left   func(delivered bool)
+	left   func(d *Downlink, why error)
 
 	next   atomic.Int64 // when the next may expire, in Unix nanoseconds
 	maxAge atomic.Int64 // that next was reckoned with
@@ -28,14 +28,18 @@ type Mailbox struct {
 	changed chan struct{}
 }
 
+// MailboxTargets is what the names of mailboxes as targets begin with; the
+// device's id is behind it.
+const MailboxTargets = "mailbox "
+
 // newMailbox is called with the Bridge's mu held.
 func (b *Bridge) newMailbox(id DeviceID) *Mailbox {
 	m := &Mailbox{turn: make(chan struct{}, 1), left: b.opts.Fetched, changed: make(chan struct{})}
 	if m.left == nil {
-		m.left = func(bool) {}
+		m.left = func(*Downlink, error) {}
 	}
 	m.target = &target{
-		name: "mailbox " + string(id), maxAge: &b.maxAge, logger: b.logger,
+		name: MailboxTargets + string(id), maxAge: &b.maxAge, logger: b.logger,
 		store: b.opts.Downlinks, reply: b.reply, box: m,
 	}
 	return m
@@ -145,7 +149,7 @@ func (m *Mailbox) Delete(ctx context.Context, id string, answer *Answer) (bool, 
 	if err := <-deleted; err != nil {
 		return false, fmt.Errorf("delete downlink: %w", err)
 	}
-	m.left(true)
+	m.left(&d.Downlink, nil)
 	return true, nil
 }
 
@@ -192,21 +196,37 @@ func (m *Mailbox) expire(ctx context.Context) {
 	}
 	m.maxAge.Store(maxAge)
 	m.next.Store(math.MaxInt64) // what arrives meanwhile brings it forward
+	var said sync.Once          // one line for a disk that is full, not one for each downlink
 	err := m.walk(ctx, 0, func(d *StoredDownlink) bool {
 		if at := d.expiry(m.target.maxAge); now.Before(at) {
 			m.expiresAt(at)
 			return true
 		}
-		m.target.logger.Error("downlink not fetched in time, now a dead letter", "target", m.target.name,
-			"device", d.Device, "subtopic", d.Subtopic, "id", d.ID)
-		m.target.store.BuryDownlink(d.Seq, Epitaph{Reason: errExpired.Error()}, nil)
-		m.left(false)
+		m.bury(d.Seq, d.Downlink, &said)
 		return true
 	})
 	if err != nil && ctx.Err() == nil {
 		m.target.logger.Error("mailbox not read", "target", m.target.name, "error", err, "retry_in", storeRetry)
 		m.expiresAt(now.Add(storeRetry))
 	}
+}
+
+// bury makes a dead letter of a downlink that has expired, or has it looked for
+// again if that fails.
+func (m *Mailbox) bury(seq int64, d Downlink, said *sync.Once) {
+	m.target.store.BuryDownlink(seq, Epitaph{Reason: errExpired.Error()}, func(err error) {
+		if err != nil {
+			said.Do(func() {
+				m.target.logger.Error("downlinks have expired and cannot be made dead letters", "target", m.target.name,
+					"device", d.Device, "id", d.ID, "error", err, "retry_in", storeRetry)
+			})
+			m.expiresAt(time.Now().Add(storeRetry))
+			return
+		}
+		m.target.logger.Error("downlink not fetched in time, now a dead letter", "target", m.target.name,
+			"device", d.Device, "subtopic", d.Subtopic, "id", d.ID)
+		m.left(&d, errExpired)
+	})
 }
 
 // expiryLook is how often the mailboxes are asked whether it is time to look.

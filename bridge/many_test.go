@@ -77,23 +77,75 @@ func TestAcceptAllStoresWhatIsLate(t *testing.T) {
 	})
 }
 
-// What comes while the spool is busy with a device goes there in one commit.
+// What has to be stored goes to the spool at once, of all devices together: as a
+// whole where the link is down, where nobody waits or where the device wants it so.
 func TestAcceptAllSharesCommits(t *testing.T) {
+	for name, c := range map[string]struct {
+		down, async bool
+		devices     []bridge.DeviceID
+	}{
+		"one device":        {async: true, devices: []bridge.DeviceID{"a"}},
+		"down":              {down: true, devices: []bridge.DeviceID{"a", "b", "c"}},
+		"nobody waits":      {async: true, devices: []bridge.DeviceID{"a", "b", "c"}},
+		"spooled first":     {devices: []bridge.DeviceID{"s"}},
+		"with a direct one": {devices: []bridge.DeviceID{"s", "a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+				if c.down {
+					r.down()
+				}
+				r.sp.Manual = true
+				var rs []bridge.Reading
+				for i, n := range numbers(60) {
+					rs = append(rs, reading(c.devices[i%len(c.devices)], n))
+				}
+				done := r.acceptAll(t.Context(), c.async, rs...)
+				r.appends(t, 1)
+				r.commit()
+				r.appends(t, 1)
+				r.up.SetTrouble("")
+				if c.down {
+					states(t, done) // they are told before the link is up
+				}
+				sent := map[bridge.DeviceID][]string{}
+				for range rs {
+					f := r.any(t)
+					sent[f.Reading.Device] = append(sent[f.Reading.Device], string(f.Reading.Payload))
+					f.Ack()
+				}
+				r.commit()
+				r.empty(t)
+				for i, d := range c.devices {
+					for k, got := range sent[d] {
+						if want := string(rs[i+k*len(c.devices)].Payload); got != want {
+							t.Fatalf("%s: %s is sent at place %d, want %s", d, got, k, want)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// A page stores what waits of its devices along with what is new, behind it; while
+// the spool is busy with a device, what is new of that one comes later.
+func TestAcceptAllBehindOthers(t *testing.T) {
 	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
-		r.down()
 		r.sp.Manual = true
-		var rs []bridge.Reading
-		for _, n := range numbers(50) {
-			rs = append(rs, reading("a", n))
-		}
-		c := r.acceptAll(t.Context(), true, rs...)
+		first := r.acceptHow(t.Context(), reading("a", "1"), async)
+		r.appends(t, 1)
+		c := r.acceptAll(t.Context(), true, reading("a", "2"), reading("b", "1"), reading("a", "3"), reading("b", "2"))
+		r.appends(t, 2) // b's; a's first one is still on its way
 		r.commit()
-		want := slices.Repeat([]string{"stored"}, 50)
-		if got := states(t, c); !slices.Equal(got, want) {
+		r.appends(t, 3)
+		if got := <-first; got.err != nil {
+			t.Error(got.err)
+		}
+		if got, want := states(t, c), slices.Repeat([]string{"stored"}, 4); !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
-		r.stored(t, numbers(50)...)
-		r.appends(t, 2)
+		r.stored(t, "1", "1", "2", "2", "3")
 	})
 }
 

@@ -243,6 +243,25 @@ func (m *model) ask(rec *record, r bridge.Reading, how bridge.Handling) {
 	synctest.Wait()
 }
 
+// page sends several together.
+func (m *model) page(t *rapid.T) {
+	var rs []bridge.Reading
+	for range rapid.IntRange(1, 6).Draw(t, "lines") {
+		rec := m.make(t)
+		rec.asked = true
+		m.take(rec)
+		rs = append(rs, rec.r)
+		m.asking = append(m.asking, &asked{rec: rec})
+	}
+	ends := make([]chan accepted, len(rs))
+	for i, a := range m.asking[len(m.asking)-len(rs):] {
+		ends[i] = make(chan accepted, 1)
+		a.answer = ends[i]
+	}
+	m.b.AcceptPage(m.ctx, rs, rapid.Bool().Draw(t, "async"), func(i int, got bridge.Receipt, err error) { ends[i] <- accepted{got, err} })
+	synctest.Wait()
+}
+
 // keyed sends a reading under one of few keys: anew, once more, or another one.
 func (m *model) keyed(t *rapid.T) {
 	rec := m.make(t)
@@ -582,6 +601,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		"submit too": m.submit,
 		"accept":     func(t *rapid.T) { m.accept(t, bridge.Handling{}) },
 		"async":      func(t *rapid.T) { m.accept(t, async) },
+		"page":       m.page,
 		"keyed":      m.keyed,
 		"send":       pulls,
 		"send too":   pulls,

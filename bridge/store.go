@@ -74,9 +74,16 @@ type Remembered struct {
 	Dead *Epitaph
 }
 
-// Spool is the durable store of readings. Append, Delete, Bury and Load do not
+// Append is what Spool.Append is called with.
+type Append struct {
+	Readings []Reading
+	Keys     []Key
+	Done     func(first int64, err error)
+}
+
+// Spool is the durable store of readings. Append, AppendAll, Delete, Bury and Load do not
 // block; their done functions are called later from goroutines of the spool,
-// those of Append and Bury in the order of the calls, and must not block
+// those of Append, AppendAll and Bury in the order of the calls, and must not block
 // either. What done reports is durable: it survives a power cut.
 type Spool interface {
 	// Append stores readings, all or none, under consecutive numbers from first
@@ -84,6 +91,9 @@ type Spool interface {
 	// that wraps ErrSpoolFull says which limit is reached. The readings'
 	// payloads are not changed or kept after done.
 	Append(rs []Reading, keys []Key, done func(first int64, err error))
+	// AppendAll is Append for several at once, in this order, each with its own
+	// end. The disk is synced once for all of them, if there are not too many.
+	AppendAll(as []Append)
 	// Delete removes readings. A crash can undo it: then they are sent twice.
 	Delete(seqs []int64)
 	// Bury makes a dead letter of a reading, spooled or not (Seq 0). done may be

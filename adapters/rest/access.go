@@ -87,6 +87,7 @@ var Denials = []Denial{DeniedNoToken, DeniedInvalidToken, DeniedScope, DeniedRat
 type client struct {
 	Token
 	limiter *rate.Limiter // nil: no limit
+	in      *roster
 }
 
 func newClients(tokens []Token) ([]*client, error) {
@@ -151,11 +152,12 @@ func clientOf(r *http.Request) *client {
 func (s *Server) allow(d Direction) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if len(s.opts.clients) == 0 {
+			now := s.roster.Load()
+			if len(now.clients) == 0 {
 				next.ServeHTTP(w, r)
 				return
 			}
-			r, err := s.authorize(r, d)
+			r, err := s.authorize(now, r, d)
 			if err != nil {
 				s.deny(w, err)
 				return
@@ -166,8 +168,8 @@ func (s *Server) allow(d Direction) func(http.Handler) http.Handler {
 }
 
 // authorize returns the request with its client.
-func (s *Server) authorize(r *http.Request, d Direction) (*http.Request, error) {
-	c, err := s.identify(r)
+func (s *Server) authorize(now *roster, r *http.Request, d Direction) (*http.Request, error) {
+	c, err := now.identify(r)
 	if err != nil {
 		return nil, err
 	}
@@ -192,12 +194,12 @@ func (s *Server) authorize(r *http.Request, d Direction) (*http.Request, error) 
 }
 
 // identify returns whose token a request has.
-func (s *Server) identify(r *http.Request) (*client, error) {
+func (now *roster) identify(r *http.Request) (*client, error) {
 	token, err := bearer(r)
 	if err != nil {
 		return nil, err
 	}
-	c := s.client(token)
+	c := now.client(token)
 	if c == nil {
 		return nil, invalidToken("the token is not one of this gateway's; see its token files")
 	}
@@ -218,10 +220,10 @@ func (c *client) admit(d Direction) error {
 
 // client returns who a token belongs to, or nil. How long it takes tells nothing
 // about the tokens.
-func (s *Server) client(token string) *client {
+func (now *roster) client(token string) *client {
 	var found *client
 	digest := DigestToken(token)
-	for _, c := range s.opts.clients {
+	for _, c := range now.clients {
 		for i := range c.Digests {
 			if subtle.ConstantTimeCompare(digest[:], c.Digests[i][:]) == 1 {
 				found = c
@@ -235,13 +237,8 @@ func (s *Server) client(token string) *client {
 // tokens. It is for handlers behind allow that learn of the device from
 // elsewhere than the path; the error is for fail.
 func (s *Server) mayUse(r *http.Request, device bridge.DeviceID) error {
-	if len(s.opts.clients) == 0 {
-		return nil
-	}
-	if c := clientOf(r); c != nil && c.MayUse(device) {
-		return nil
-	}
-	return errOtherDevice
+	_, err := s.mayWait(r, device)
+	return err
 }
 
 var errOtherDevice = outOfScope("this token is not for this device; use another, or add to its devices")

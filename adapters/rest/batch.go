@@ -194,7 +194,7 @@ func (b *batcher) refuse(err error) {
 }
 
 func (b *batcher) problem(line int, err error) *lineProblem {
-	p := b.s.problemFor(err)
+	p := b.s.problemFor(b.w, err)
 	return &lineProblem{
 		Line: line, Status: p.status, Title: http.StatusText(p.status), Detail: p.detail,
 		ReasonCode: int(p.reasonCode), RetryAfter: wholeSeconds(p.retryAfter),
@@ -250,6 +250,7 @@ func (l *lineResult) writeTo(out *bytes.Buffer) {
 		return
 	}
 	line := strconv.AppendInt(append(out.AvailableBuffer(), `{"line":`...), int64(l.line), 10)
+	line = strconv.AppendInt(append(line, `,"status":`...), int64(statusOf(&l.receipt)), 10)
 	line = appendReceipt(append(line, ','), &l.receipt)
 	out.Write(append(line, "}\n"...))
 }

@@ -47,17 +47,17 @@ func resultsOf(t testing.TB, body string) (all []result) {
 }
 
 // batchLines are lines, each with what comes of it: the status of its problem,
-// and a word of it; or 0, and the payload with its content type.
+// and a word of it; or 200, and the payload with its content type.
 var batchLines = []struct {
 	line, want string
 	status     int
 }{
-	{`{"device":"d1","payload":{"b":1,"a":2.50}}`, `application/json {"b":1,"a":2.50}`, 0},
-	{`{"device":"a b","subtopic":"x/y","contentType":"text/plain","payload":"21.5 °C"}`, "text/plain 21.5 °C", 0},
-	{`{"device":"d1","timestamp":"2026-01-02T03:04:05.678+01:00","payload":null}`, "application/json null", 0},
-	{`{"device":"d1","contentType":"application/octet-stream","payloadBase64":"AAEC/w=="}`, "application/octet-stream \x00\x01\x02\xff", 0},
-	{`{"device":"d1","payloadBase64":"eyJ4IjoxfQ=="}`, `application/json {"x":1}`, 0},
-	{` {"payload": [1, 2] , "device":"d1"} `, "application/json [1, 2]", 0},
+	{`{"device":"d1","payload":{"b":1,"a":2.50}}`, `application/json {"b":1,"a":2.50}`, 200},
+	{`{"device":"a b","subtopic":"x/y","contentType":"text/plain","payload":"21.5 °C"}`, "text/plain 21.5 °C", 200},
+	{`{"device":"d1","timestamp":"2026-01-02T03:04:05.678+01:00","payload":null}`, "application/json null", 200},
+	{`{"device":"d1","contentType":"application/octet-stream","payloadBase64":"AAEC/w=="}`, "application/octet-stream \x00\x01\x02\xff", 200},
+	{`{"device":"d1","payloadBase64":"eyJ4IjoxfQ=="}`, `application/json {"x":1}`, 200},
+	{` {"payload": [1, 2] , "device":"d1"} `, "application/json [1, 2]", 200},
 	{`{"device":"nobody","payload":1}`, "[[device]]", 404},
 	{`{"payload":1}`, "device", 400},
 	{`{"device":"d1"}`, "payload or payloadBase64", 400},
@@ -84,11 +84,11 @@ var batchLines = []struct {
 	{`{"device":"d1","contentType":"text/plain","payload":""}`, "empty", 400},
 	{`{"device":"d1","payloadBase64":""}`, "empty", 400},
 	{`{"device":"d1","payloadBase64":"!"}`, "does not fit", 400},
-	{`{"device":"d1","payloadBase64":"e30="}`, "application/json {}", 0},
+	{`{"device":"d1","payloadBase64":"e30="}`, "application/json {}", 200},
 	{`{"device":"d1","payloadBase64":"ew=="}`, "ends too early", 400},
 	{`{"device":"d1","payload":"` + strings.Repeat("x", 1100) + `"}`, "larger than 1024 bytes", 413},
 	{`{"device":"d1","payload":"` + strings.Repeat("x", 20_000) + `"}`, "line is longer", 413},
-	{`{"device":"d1","payload":"last"}`, `application/json "last"`, 0},
+	{`{"device":"d1","payload":"last"}`, `application/json "last"`, 200},
 }
 
 // One result a line, in order; what is refused holds up nothing.
@@ -114,7 +114,7 @@ func TestBatch(t *testing.T) {
 				t.Errorf("%.80s: %+v, want status %d", l.line, r, l.status)
 				continue
 			}
-			if l.status != 0 {
+			if l.status != http.StatusOK {
 				if !strings.Contains(r.Detail, l.want) || r.Title != http.StatusText(l.status) || r.ID != "" {
 					t.Errorf("%.80s: %+v, want %q", l.line, r, l.want)
 				}
@@ -254,8 +254,8 @@ func TestBatchOutcomes(t *testing.T) {
 	}
 	got := resultsOf(t, string(a.body))
 	for i, want := range []result{
-		{Line: 1, State: "stored"}, {Line: 2, Status: 422, ReasonCode: 0x99}, {Line: 3, Status: 503, RetryAfter: 5},
-		{Line: 4, Status: 500}, {Line: 5, State: "delivered"}, {Line: 6, Status: 403}, {Line: 7, Status: 403},
+		{Line: 1, Status: 202, State: "stored"}, {Line: 2, Status: 422, ReasonCode: 0x99}, {Line: 3, Status: 503, RetryAfter: 5},
+		{Line: 4, Status: 500}, {Line: 5, Status: 200, State: "delivered"}, {Line: 6, Status: 403}, {Line: 7, Status: 403},
 	} {
 		if i >= len(got) {
 			t.Fatalf("%d results", len(got))

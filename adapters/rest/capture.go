@@ -46,14 +46,15 @@ func (s *Server) authorizeCapture(r *http.Request) (to target, err error) {
 	if err != nil {
 		return to, err
 	}
-	open, header := len(s.opts.clients) == 0, len(r.Header["Authorization"]) > 0
+	now := s.roster.Load()
+	open, header := len(now.clients) == 0, len(r.Header["Authorization"]) > 0
 	if !open && !header && secret == "" {
 		return to, &denied{DeniedNoToken, &problem{status: http.StatusUnauthorized, header: challenge(""),
 			detail: "a secret is needed; send the header x-uplink-secret with that of the device's connector or with a token"}}
 	}
 	var c *client
 	if !open && header {
-		if c, err = s.identify(r); err != nil {
+		if c, err = now.identify(r); err != nil {
 			return to, err
 		}
 	}
@@ -62,7 +63,7 @@ func (s *Server) authorizeCapture(r *http.Request) (to target, err error) {
 	}
 	if c == nil && secret != "" {
 		known, same := s.compareSecret(to.device, secret)
-		c = s.client(secret)
+		c = now.client(secret)
 		if same {
 			return to, nil
 		}

@@ -196,7 +196,7 @@ func FuzzCapture(f *testing.F) {
 		if got == nil {
 			return
 		}
-		if secret != yardSecret && s.client(secret) == nil {
+		if secret != yardSecret && s.roster.Load().client(secret) == nil {
 			t.Errorf("accepted with %q", secret)
 		}
 		if _, err := bridge.ParseDeviceID(string(got.Device)); err != nil || string(got.Device) != device {

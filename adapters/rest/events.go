@@ -118,6 +118,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		st.add("", "missed", []byte("{}"))
 	}
 	for batch := make([]Event, 0, eventBatch); ; {
+		client, others, err := s.holder(r)
+		if err != nil {
+			_ = st.comment("the token is not valid any more")
+			return
+		}
+		filter.client = client
 		more, err := st.addEvents(watch, filter, batch)
 		if err == nil {
 			err = st.flush()
@@ -136,6 +142,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-again:
+		case <-others:
 		case <-beat.C:
 			if st.comment("") != nil {
 				return

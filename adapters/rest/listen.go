@@ -59,9 +59,9 @@ func (o *Options) scheme() string {
 
 // guarded reports whether other machines may reach the endpoint: what is sent
 // cannot be read on the way, and who sends it is known.
-func (o *Options) guarded() bool {
-	return o.TLS != nil && (len(o.Tokens) > 0 || o.TLS.ClientCAs != nil)
-}
+func (o *Options) guarded() bool { return o.TLS.guards(len(o.Tokens)) }
+
+func (t *TLS) guards(tokens int) bool { return t != nil && (tokens > 0 || t.ClientCAs != nil) }
 
 const listenAdvice = `other machines may reach the endpoint only with TLS, and with tokens or client certificates; ` +
 	`without, use "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"`

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -128,7 +127,7 @@ func (s *Server) downlinks(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Time{})
 	_ = rc.SetWriteDeadline(time.Now().Add(wait + answerTime))
-	page, more, err := s.poll(r.Context(), id, wait, limit)
+	page, more, err := s.poll(r, id, wait, limit)
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -147,10 +146,15 @@ func (s *Server) downlinks(w http.ResponseWriter, r *http.Request) {
 
 // poll waits until there is something in a mailbox, the time is over, or the
 // server is about to end.
-func (s *Server) poll(ctx context.Context, id bridge.DeviceID, wait time.Duration, limit int) ([]bridge.StoredDownlink, bool, error) {
+func (s *Server) poll(r *http.Request, id bridge.DeviceID, wait time.Duration, limit int) ([]bridge.StoredDownlink, bool, error) {
+	ctx := r.Context()
 	over := time.NewTimer(wait)
 	defer over.Stop()
 	for {
+		others, err := s.mayWait(r, id)
+		if err != nil {
+			return nil, false, err
+		}
 		m, err := s.opts.Mailboxes.Mailbox(id) // a reload can take it away
 		if err != nil {
 			return nil, false, err
@@ -162,6 +166,7 @@ func (s *Server) poll(ctx context.Context, id bridge.DeviceID, wait time.Duratio
 		}
 		select {
 		case <-changed:
+		case <-others:
 		case <-over.C:
 			wait = 0 // a last look
 		case <-s.ending:

@@ -21,6 +21,7 @@ type mailroom struct {
 	*running
 	t      *testing.T
 	bridge *bridge.Bridge
+	store  *bridgetest.Spool
 	client *http.Client
 }
 
@@ -37,7 +38,7 @@ func newMailroom(t *testing.T, o Options) *mailroom {
 		t.Fatal(err)
 	}
 	o.Mailboxes = b
-	m := &mailroom{t: t, bridge: b, running: start(t, o, newIntake()), client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	m := &mailroom{t: t, bridge: b, store: store, running: start(t, o, newIntake()), client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
 	t.Cleanup(m.client.CloseIdleConnections)
 	return m
 }
@@ -176,7 +177,7 @@ func TestMailboxTokens(t *testing.T) {
 // sends them home with an answer.
 func TestMailboxBounds(t *testing.T) {
 	m := newMailroom(t, Options{
-		MaxPolls: 1, MaxStreams: 1, ReadTimeout: 300 * time.Millisecond, ReadHeaderTimeout: 300 * time.Millisecond, AcceptTimeout: time.Millisecond,
+		MaxPolls: 1, MaxStreams: 1, ReadTimeout: 300 * time.Millisecond, ReadHeaderTimeout: 300 * time.Millisecond, AcceptTimeout: 300 * time.Millisecond,
 	})
 	var polled string
 	var waiting sync.WaitGroup
@@ -234,6 +235,55 @@ func TestMailboxBounds(t *testing.T) {
 	}
 	if in.Err() != nil || !strings.HasPrefix(last, ": fieldbridge stops") {
 		t.Errorf("the stream ended with %q, %v", last, in.Err())
+	}
+}
+
+// TestMailboxTakenAway: a reload that takes a mailbox away sends those home who
+// wait for it, and what is in it is there again with the mailbox.
+func TestMailboxTakenAway(t *testing.T) {
+	m := newMailroom(t, Options{})
+	reroute := func(rs ...bridge.Route) {
+		t.Helper()
+		if err := m.bridge.Reroute(map[bridge.DeviceID][]bridge.Route{"d1": rs}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	req, err := http.NewRequest("GET", m.url(box), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", eventStream)
+	stream, err := m.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	var status int
+	var polled string
+	var waiting sync.WaitGroup
+	waiting.Go(func() { status, _, polled = m.do("GET", box+"?wait=60s", nil) })
+	for deadline := time.Now().Add(patience); len(m.polls) == 0 || len(m.Server.streams) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody waits")
+		}
+	}
+	reroute()
+	waiting.Wait()
+	if status != 404 || !strings.Contains(polled, "add a [[device.downlink]] block with mailbox = true") {
+		t.Errorf("who waits got %d %s", status, polled)
+	}
+	if text, err := io.ReadAll(stream.Body); err != nil || !strings.HasSuffix(string(text), ": the mailbox is gone\n\n") {
+		t.Errorf("the stream ended with %q, %v", text, err)
+	}
+	reroute(bridge.Route{})
+	m.put(bridge.Downlink{ID: "a", Payload: []byte("x")})
+	reroute()
+	if status, _, body := m.do("GET", box, nil); status != 404 {
+		t.Errorf("without a mailbox: %d %s", status, body)
+	}
+	reroute(bridge.Route{})
+	if _, _, body := m.do("GET", box, nil); !strings.Contains(body, `"id":"a"`) {
+		t.Errorf("with a mailbox again: %s", body)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+
 	"fieldbridge/bridge"
 )
 
@@ -111,14 +113,19 @@ func remedy(code byte) string {
 }
 
 // fail answers a request with an error.
-func (s *Server) fail(w http.ResponseWriter, err error) { refuse(w, s.problemFor(err)) }
+func (s *Server) fail(w http.ResponseWriter, err error) { refuse(w, s.problemFor(w, err)) }
 
-// problemFor is problemOf, with a problem for what is our own fault.
-func (s *Server) problemFor(err error) *problem {
+// problemFor is problemOf, with a problem for what is our own fault. w is that of
+// the request, or of a batch that it is a line of.
+func (s *Server) problemFor(w http.ResponseWriter, err error) *problem {
 	if p := problemOf(err); p != nil {
 		return p
 	}
-	s.opts.Logger.Error("reading not accepted", "error", err)
+	args := []any{"error", err}
+	if sw, ok := w.(*statusWriter); ok {
+		args = append(args, "method", sw.request.Method, "route", chi.RouteContext(sw.request.Context()).RoutePattern())
+	}
+	s.opts.Logger.Error("http request failed", args...)
 	return &problem{status: http.StatusInternalServerError, detail: internalDetail}
 }
 

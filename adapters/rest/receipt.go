@@ -30,15 +30,19 @@ var receiptBuffers = sync.Pool{New: func() any { return new([receiptBytes]byte) 
 func writeReceipt(w http.ResponseWriter, r *bridge.Receipt) {
 	h := w.Header()
 	h["Content-Type"], h["Cache-Control"], h["X-Content-Type-Options"] = jsonType, noStore, noSniff
-	status := http.StatusAccepted
-	if r.State == bridge.Delivered {
-		status = http.StatusOK
-	}
-	w.WriteHeader(status)
+	w.WriteHeader(statusOf(r))
 	buf := receiptBuffers.Get().(*[receiptBytes]byte)
 	defer receiptBuffers.Put(buf)
 	b := appendReceipt(append(buf[:0], '{'), r)
 	_, _ = w.Write(append(b, "}\n"...)) // a client that is gone needs no answer
+}
+
+// statusOf is that of an accepted reading.
+func statusOf(r *bridge.Receipt) int {
+	if r.State == bridge.Delivered {
+		return http.StatusOK
+	}
+	return http.StatusAccepted
 }
 
 // appendReceipt adds the members of a receipt: none of them has anything that

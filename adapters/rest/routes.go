@@ -139,7 +139,7 @@ func routeAsSent(next http.Handler) http.Handler {
 // socket.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.socket == nil && !s.opts.guarded() && !loopbackHostPort(r.Host) {
+		if s.socket == nil && !s.opts.TLS.guards(len(s.roster.Load().clients)) && !loopbackHostPort(r.Host) {
 			refuse(w, &problem{status: http.StatusForbidden,
 				detail: fmt.Sprintf("the request is for a host that is not this machine; address it to %s://%s", s.opts.scheme(), s.Addr())})
 			return
@@ -206,7 +206,7 @@ func (s *Server) limit(next http.Handler) http.Handler {
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		sw := &statusWriter{ResponseWriter: w}
+		sw := &statusWriter{ResponseWriter: w, request: r}
 		defer func() {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
@@ -234,10 +234,12 @@ func (s *Server) recovered(w *statusWriter, v any) {
 	refuse(w, &problem{status: http.StatusInternalServerError, hangUp: true, detail: internalDetail})
 }
 
-// statusWriter remembers the status of the answer; 0 means none yet.
+// statusWriter remembers the request, and the status of the answer; 0 means none
+// yet.
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	request *http.Request
+	status  int
 }
 
 func (w *statusWriter) WriteHeader(status int) {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -192,6 +193,8 @@ type Server struct {
 	polls      chan struct{}      // one value per request that fetches downlinks
 	streams    chan struct{}      // one value per stream
 	slots      chan struct{}      // one value per reading in progress; capacity MaxConcurrent
+
+	roster atomic.Pointer[roster] // never nil
 }
 
 // New binds the listener, so that a wrong or taken address is known before
@@ -223,6 +226,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		slots:      make(chan struct{}, o.MaxConcurrent),
 		acceptance: acceptance{base: ctx, timeout: o.AcceptTimeout},
 	}
+	s.roster.Store(newRoster(o.clients, nil))
 	s.http = &http.Server{
 		Handler:                      s.routes(),
 		ConnState:                    s.count,
@@ -233,7 +237,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		WriteTimeout:                 o.ReadTimeout + o.AcceptTimeout + answerTime,
 		IdleTimeout:                  o.IdleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
-		ErrorLog:                     slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:                     log.New(&serverLog{log: o.Logger}, "", 0),
 	}
 	return s
 }

@@ -33,6 +33,8 @@ type DeviceState struct {
 	Connector string          `json:"connector"`
 	Session   SessionState    `json:"session"`
 	Queue     Queue           `json:"queue"`
+	// Mailbox is there if the device has one.
+	Mailbox *MailboxState `json:"mailbox,omitempty"`
 	// LastReading is when the last reading came in since the start.
 	LastReading string `json:"lastReading,omitempty"`
 	// LastError is the last thing that went wrong with a reading of the device
@@ -60,6 +62,13 @@ type Queue struct {
 	Spooled int64 `json:"spooled"`
 	// Bytes are of the spooled ones, as max_bytes counts them.
 	Bytes int64 `json:"bytes"`
+}
+
+// MailboxState is what waits in a device's mailbox for an app to delete it.
+type MailboxState struct {
+	Downlinks int64 `json:"downlinks"`
+	// Oldest is when the oldest of them was received.
+	Oldest string `json:"oldest,omitempty"`
 }
 
 // Trouble is something that went wrong.

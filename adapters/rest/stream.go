@@ -58,6 +58,11 @@ func (s *Server) follow(r *http.Request, st *stream, id bridge.DeviceID, after i
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
 	for {
+		others, err := s.mayWait(r, id)
+		if err != nil {
+			_ = st.comment("the token is not valid any more")
+			return
+		}
 		m, err := s.opts.Mailboxes.Mailbox(id) // a reload can take it away
 		if err != nil {
 			_ = st.comment("the mailbox is gone")
@@ -86,6 +91,7 @@ func (s *Server) follow(r *http.Request, st *stream, id bridge.DeviceID, after i
 		}
 		select {
 		case <-changed:
+		case <-others:
 		case <-alive.C:
 			if st.comment("here") != nil {
 				return

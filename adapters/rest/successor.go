@@ -37,6 +37,7 @@ func (s *Server) Successor(o Options) (*Server, error) {
 	}
 	s.followed.Store(true)
 	next := newServer(o, s.accepter, ln)
+	next.roster.Store(newRoster(o.clients, s.roster.Load()))
 	if next.socket = s.socket; next.socket != nil {
 		next.socket.users.Add(1)
 	}

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"fieldbridge/bridge"
@@ -74,7 +75,7 @@ type Target struct {
 	user      *url.Userinfo
 	name      string // the URL without what may be secret
 	transport http.RoundTripper
-	secrets   []bridge.Secret
+	secrets   atomic.Pointer[[]bridge.Secret] // never nil
 	timeout   time.Duration
 	userAgent string
 	log       *slog.Logger
@@ -101,9 +102,10 @@ func New(o Options) (*Target, error) {
 	}
 	t := &Target{
 		url: u, user: u.User, name: name,
-		transport: o.Transport, secrets: o.Secrets, timeout: o.Timeout, userAgent: o.UserAgent, log: o.Logger,
+		transport: o.Transport, timeout: o.Timeout, userAgent: o.UserAgent, log: o.Logger,
 	}
 	u.User = nil
+	t.SetSecrets(o.Secrets)
 	if t.transport == nil {
 		if t.transport, err = newTransport(o); err != nil {
 			return nil, fmt.Errorf("webhook %s: %w", name, err)
@@ -120,6 +122,10 @@ func New(o Options) (*Target, error) {
 	}
 	return t, nil
 }
+
+// SetSecrets puts others in the place of Options.Secrets, from the next attempt
+// on. They are not changed any more.
+func (t *Target) SetSecrets(secrets []bridge.Secret) { t.secrets.Store(&secrets) }
 
 // Close closes idle connections. Deliver works after it, too.
 func (t *Target) Close() {
@@ -210,8 +216,8 @@ func (t *Target) request(ctx context.Context, d bridge.Downlink) (*http.Request,
 	id, timestamp := encodeHeader(d.ID), strconv.FormatInt(time.Now().Unix(), 10)
 	req.Header.Set("webhook-id", id)
 	req.Header.Set("webhook-timestamp", timestamp)
-	if len(t.secrets) > 0 {
-		req.Header.Set("webhook-signature", signatures(t.secrets, id, timestamp, d.Payload))
+	if secrets := *t.secrets.Load(); len(secrets) > 0 {
+		req.Header.Set("webhook-signature", signatures(secrets, id, timestamp, d.Payload))
 	}
 	req.Header.Set("fieldbridge-device", encodeHeader(string(d.Device)))
 	if d.Subtopic != "" {

@@ -162,6 +162,14 @@ func (s *Spool) Fail(err error) {
 	s.mu.Unlock()
 }
 
+// KeepDownlinks makes DeleteDownlink and BuryDownlink fail, until it is called
+// with nil.
+func (s *Spool) KeepDownlinks(err error) {
+	s.mu.Lock()
+	s.stiff = err
+	s.mu.Unlock()
+}
+
 // FailReads makes all reads fail, until it is called with nil.
 func (s *Spool) FailReads(err error) {
 	s.mu.Lock()
@@ -201,7 +209,7 @@ func (s *Spool) Insert(r bridge.Reading) {
 	_, _ = s.append([]bridge.Reading{r}, nil)
 }
 
-// Appends is the number of Appends with readings.
+// Appends is the number of calls of Append with readings, and of AppendAll.
 func (s *Spool) Appends() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -83,13 +83,14 @@ func (s *Spool) DeleteDownlink(seq int64, done func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue(&op{hides: []int64{seq}, run: func() func() {
-		if i := s.downlink("DeleteDownlink", seq); i >= 0 {
+		err := s.stiff
+		if i := s.downlink("DeleteDownlink", seq); err == nil && i >= 0 {
 			s.disk.downlinks = slices.Delete(s.disk.downlinks, i, i+1)
 		}
 		if done == nil {
 			return nil
 		}
-		return func() { done(nil) }
+		return func() { done(err) }
 	}})
 }
 
@@ -98,14 +99,15 @@ func (s *Spool) BuryDownlink(seq int64, e bridge.Epitaph, done func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue(&op{hides: []int64{seq}, run: func() func() {
-		if i := s.downlink("BuryDownlink", seq); i >= 0 {
+		err := s.stiff
+		if i := s.downlink("BuryDownlink", seq); err == nil && i >= 0 {
 			s.disk.dead = append(s.disk.dead, DeadLetter{Downlink: s.disk.downlinks[i].Downlink, Epitaph: e})
 			s.disk.downlinks = slices.Delete(s.disk.downlinks, i, i+1)
 		}
 		if done == nil {
 			return nil
 		}
-		return func() { done(nil) }
+		return func() { done(err) }
 	}})
 }
 

@@ -32,6 +32,7 @@ type Spool struct {
 	crashed bool
 	limit   int
 	failure error // of writes
+	stiff   error // of what takes downlinks out
 	blind   error // of reads
 	appends int
 	loaded  []int64 // what loads asked for, in bytes
@@ -77,11 +78,26 @@ type load struct {
 func (s *Spool) Append(rs []bridge.Reading, keys []bridge.Key, done func(int64, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(keys) != 0 && len(keys) != len(rs) {
-		s.note("Append: %d readings with %d keys", len(rs), len(keys))
-	}
 	if len(rs) > 0 {
 		s.appends++
+	}
+	s.queueAppend(rs, keys, done)
+}
+
+// AppendAll implements bridge.Spool.
+func (s *Spool) AppendAll(as []bridge.Append) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.appends++
+	for _, a := range as {
+		s.queueAppend(a.Readings, a.Keys, a.Done)
+	}
+}
+
+// queueAppend is called with mu held.
+func (s *Spool) queueAppend(rs []bridge.Reading, keys []bridge.Key, done func(int64, error)) {
+	if len(keys) != 0 && len(keys) != len(rs) {
+		s.note("Append: %d readings with %d keys", len(rs), len(keys))
 	}
 	copies := make([]bridge.Reading, len(rs))
 	for i, r := range rs {

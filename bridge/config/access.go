@@ -41,33 +41,32 @@ func (v *validator) httpTokens() {
 		if raw.In.gives("rate") {
 			checkInt(raw.In, "rate", raw.Rate, 1, maxRate)
 		}
-		v.cfg.HTTP.Tokens = append(v.cfg.HTTP.Tokens, HTTPToken{
-			Name: raw.Name, Secrets: readTokens(raw, owners),
-			Devices: raw.Devices, Directions: raw.Directions, Rate: raw.Rate,
-		})
+		t := HTTPToken{Name: raw.Name, Devices: raw.Devices, Directions: raw.Directions, Rate: raw.Rate}
+		t.File, t.Secrets = readTokens(raw, owners)
+		v.cfg.HTTP.Tokens = append(v.cfg.HTTP.Tokens, t)
 	}
 }
 
 // readTokens reads the lines of a token file. owners are of the tokens of the
 // blocks before: two with the same one could not be told apart.
-func readTokens(raw *rawHTTPToken, owners map[string]string) []bridge.Secret {
+func readTokens(raw *rawHTTPToken, owners map[string]string) (path string, secrets []bridge.Secret) {
 	in := raw.In
 	if raw.TokenFile == "" {
 		in.missing("token_file", "the path of a file with the token")
-		return nil
+		return "", nil
 	}
 	if !in.ok("token_file") {
-		return nil
+		return "", nil
 	}
 	path, content, f := in.src.readSecret(raw.TokenFile)
 	if !in.flawed("token_file", f) {
-		return nil
+		return "", nil
 	}
-	secrets, f := parseTokens(path, content, raw.Name, owners)
+	secrets, f = parseTokens(path, content, raw.Name, owners)
 	if !in.flawed("token_file", f) {
-		return nil
+		return "", nil
 	}
-	return secrets
+	return path, secrets
 }
 
 // LoadTokens reads a token file that is no part of a configuration as one that
@@ -81,6 +80,20 @@ func LoadTokens(path string) ([]bridge.Secret, error) {
 	if f == nil {
 		secrets, f = parseTokens(path, content, path, make(map[string]string))
 	}
+	if f != nil {
+		return nil, f.err()
+	}
+	return secrets, nil
+}
+
+// ReadTokens reads a token file again, by its path in an HTTPToken, as ReadKey
+// reads a key. Whether another block has one of the tokens is not looked at.
+func ReadTokens(path string) ([]bridge.Secret, error) {
+	content, f := readAgain(path)
+	if f != nil {
+		return nil, f.err()
+	}
+	secrets, f := parseTokens(path, content, path, map[string]string{})
 	if f != nil {
 		return nil, f.err()
 	}

@@ -139,7 +139,9 @@ type HTTP struct {
 type HTTPToken struct {
 	Name string
 	// Secrets are its tokens: several while the client changes to the next.
+	// File is the path that they were read from.
 	Secrets []bridge.Secret
+	File    string
 	// Devices are ids, or beginnings of ids with a "*" behind them.
 	Devices []string
 	// Directions are of "uplink", "downlink" and "read".

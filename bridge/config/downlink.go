@@ -141,6 +141,20 @@ func parseWebhookSecrets(path, content string) ([]bridge.Secret, *flaw) {
 	return secrets, nil
 }
 
+// ReadWebhookSecrets reads a secret file again, by its path in a Downlink, as
+// ReadKey reads a key.
+func ReadWebhookSecrets(path string) ([]bridge.Secret, error) {
+	content, f := readAgain(path)
+	if f != nil {
+		return nil, f.err()
+	}
+	secrets, f := parseWebhookSecrets(path, content)
+	if f != nil {
+		return nil, f.err()
+	}
+	return secrets, nil
+}
+
 // checkWebhook accepts an absolute http or https URL. The flaw does not show it:
 // people write passwords into URLs.
 func checkWebhook(s string) *flaw {

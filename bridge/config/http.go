@@ -59,17 +59,26 @@ func checkSocketPath(path string) *flaw {
 	return checkText(path)
 }
 
+const defaultSocketMode = "0660"
+
 // socketMode reads the permissions of a Unix socket.
 func (v *validator) socketMode() {
 	raw, in := &v.raw.HTTP, v.raw.HTTP.In
 	if !in.ok("socket_mode") {
 		return
 	}
-	mode, err := strconv.ParseUint(raw.SocketMode, 8, 32)
+	given, socket := raw.SocketMode, strings.HasPrefix(raw.Listen, unixPrefix)
+	if given == "" {
+		given = defaultSocketMode
+	} else if !socket && in.ok("listen") {
+		in.wrong("socket_mode", "has no effect: listen is not a Unix socket", `write listen = "unix:/run/fieldbridge/http.sock", or remove it`)
+		return
+	}
+	mode, err := strconv.ParseUint(given, 8, 32)
 	switch {
-	case err != nil || len(raw.SocketMode) < 3 || mode > 0o777 || mode&0o200 == 0:
+	case err != nil || len(given) < 3 || mode > 0o777 || mode&0o200 == 0:
 		in.wrong("socket_mode", fmt.Sprintf("%q is not the mode of a socket that its owner may write to", raw.SocketMode), `octal, such as "0660"`)
-	case strings.HasPrefix(raw.Listen, unixPrefix):
+	case socket:
 		v.cfg.HTTP.SocketMode = fs.FileMode(mode)
 	}
 }

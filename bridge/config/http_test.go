@@ -39,7 +39,8 @@ func TestListen(t *testing.T) {
 
 func TestSocketMode(t *testing.T) {
 	for text, want := range map[string]os.FileMode{
-		"listen = \"unix:/run/x\"": 0o660, "listen = \"unix:/run/x\"\nsocket_mode = \"600\"": 0o600, "socket_mode = \"0666\"": 0,
+		"listen = \"unix:/run/x\"": 0o660, "listen = \"unix:/run/x\"\nsocket_mode = \"600\"": 0o600, "socket_mode = \"\"": 0, "": 0,
+		"listen = \"unix:/run/x\"\nsocket_mode = \"\"": 0o660,
 	} {
 		if got := mustLoad(t, fixture(t), plant+"[http]\n"+text+"\n").HTTP.SocketMode; got != want {
 			t.Errorf("%s: mode %v, want %v", text, got, want)

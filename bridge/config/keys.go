@@ -1,10 +1,7 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -96,13 +93,9 @@ func (s *source) readKey(value, id string) (Key, *flaw) {
 // Load keeps, so that a key that other users can read is not taken. The error
 // shows nothing of the content.
 func ReadKey(path string) (bridge.Secret, error) {
-	dir := os.Getenv("CREDENTIALS_DIRECTORY")
-	content, f := readSecretFile(path, dir != "" && filepath.Dir(path) == filepath.Clean(dir))
-	switch {
-	case f == nil:
-		return bridge.NewSecret(content), nil
-	case f.hint == "":
-		return bridge.Secret{}, errors.New(f.problem)
+	content, f := readAgain(path)
+	if f != nil {
+		return bridge.Secret{}, f.err()
 	}
-	return bridge.Secret{}, fmt.Errorf("%s (%s)", f.problem, f.hint)
+	return bridge.NewSecret(content), nil
 }

@@ -144,7 +144,7 @@ func (c *rawConfig) setDefaults() {
 		MaxBytes: 256 << 20, MaxBytesPerDevice: noSize,
 		MaxAge: 7 * 24 * time.Hour, WhenFull: WhenFullReject, MinFree: 64 << 20,
 	}
-	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", SocketMode: "0660", MaxBody: defaultMaxPayload}
+	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload}
 }
 
 func (c *rawConnector) setDefaults() {

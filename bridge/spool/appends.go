@@ -13,6 +13,20 @@ import (
 // The errors are bridge.ErrSpoolFull, wrapped, bridge.ErrKeyReused, and what
 // the file system says.
 func (d *DB) Append(rs []bridge.Reading, keys []bridge.Key, done func(first int64, err error)) {
+	d.enqueue(appendOf(rs, keys, done))
+}
+
+// AppendAll is Append for several, which the writer finds together: unless more
+// waits than fits into a transaction, they are one.
+func (d *DB) AppendAll(as []bridge.Append) {
+	ops := make([]*op, len(as))
+	for i, a := range as {
+		ops[i] = appendOf(a.Readings, a.Keys, a.Done)
+	}
+	d.enqueue(ops...)
+}
+
+func appendOf(rs []bridge.Reading, keys []bridge.Key, done func(first int64, err error)) *op {
 	var first int64
 	o := &op{
 		run: func(t *tx) (err error) {
@@ -29,7 +43,7 @@ func (d *DB) Append(rs []bridge.Reading, keys []bridge.Key, done func(first int6
 	for i := range rs {
 		o.bytes += sizeOf(&rs[i])
 	}
-	d.enqueue(o)
+	return o
 }
 
 func (t *tx) append(rs []bridge.Reading, keys []bridge.Key) (first int64, err error) {

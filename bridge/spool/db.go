@@ -226,15 +226,17 @@ func (d *DB) signal() {
 }
 
 // enqueue hands an operation to the writer.
-func (d *DB) enqueue(o *op) {
+func (d *DB) enqueue(ops ...*op) {
 	d.mu.Lock()
 	closed := d.closed
 	if !closed {
-		d.queue = append(d.queue, o)
+		d.queue = append(d.queue, ops...)
 	}
 	d.mu.Unlock()
 	if closed {
-		o.end(ErrClosed)
+		for _, o := range ops {
+			o.end(ErrClosed)
+		}
 		return
 	}
 	d.signal()

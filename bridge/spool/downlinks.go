@@ -2,6 +2,7 @@ package spool
 
 import (
 	"database/sql/driver"
+	"time"
 
 	"fieldbridge/bridge"
 )
@@ -151,6 +152,33 @@ func (d *DB) LoadDownlinks(target string, after int64, limit int, done func([]br
 		})
 		done(found, wrap("load downlinks", err))
 	})
+}
+
+// Waiting is what the spool holds of the downlinks of one target.
+type Waiting struct {
+	Downlinks int64
+	// Received is when the oldest of them came.
+	Received time.Time
+}
+
+// DownlinksOf tells what waits for the targets whose names begin with prefix,
+// which is not empty; those with nothing are not in the map. It reads an index, and a row
+// for each target, and waits for the disk.
+func (d *DB) DownlinksOf(prefix string) (map[string]Waiting, error) {
+	var found map[string]Waiting
+	last := len(prefix) - 1
+	behind := prefix[:last] + string(prefix[last]+1)
+	err := d.readRepaired(func(c *conn) error {
+		found = map[string]Waiting{}
+		return c.query(`SELECT w.target, w.n, d.received_s, d.received_ns FROM
+			(SELECT target, count(*) n, min(seq) oldest FROM downlinks INDEXED BY downlinks_of_target
+			WHERE target >= ? AND target < ? GROUP BY target) w JOIN downlinks d ON d.seq = w.oldest`,
+			func(row []driver.Value) error {
+				found[asString(row[0])] = Waiting{asInt(row[1]), joinTime(row[2], row[3])}
+				return nil
+			}, prefix, behind)
+	})
+	return found, wrap("count downlinks", err)
 }
 
 func (d *DB) loadDownlinks(c *conn, target string, after int64, limit int) ([]bridge.StoredDownlink, error) {

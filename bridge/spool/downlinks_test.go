@@ -174,3 +174,39 @@ func TestDamagedDownlink(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestDownlinksOf counts by the names of targets and knows the oldest of each.
+func TestDownlinksOf(t *testing.T) {
+	dir := t.TempDir()
+	d := open(t, Options{Dir: dir})
+	of := func(prefix string) map[string]Waiting {
+		t.Helper()
+		got, err := d.DownlinksOf(prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	diff(t, "nothing", of("box "), map[string]Waiting{})
+	for n, target := range []string{"box b", "box a", "box", "box!", "boxes", "Box a", "box a", "box \U0010FFFFz", "box a", "box "} {
+		if err := appendDownlinks(t, d, bridge.Origin{Session: "s", PacketID: uint16(n)}, downlink(target, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(n int) time.Time { return downlink("", n).Received }
+	want := map[string]Waiting{"box a": {3, at(1)}, "box b": {1, at(0)}, "box \U0010FFFFz": {1, at(7)}, "box ": {1, at(9)}}
+	diff(t, "of boxes", of("box "), want)
+	shut(t, d)
+	d = open(t, Options{Dir: dir})
+	diff(t, "after a restart", of("box "), want)
+	c := make(chan error, 1)
+	for _, target := range []string{"box a", "box b"} {
+		d.DeleteDownlink(loadDownlinks(t, d, target, 0, 1)[0].Seq, func(err error) { c <- err })
+		if err := wait(t, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want["box a"] = Waiting{2, at(6)}
+	delete(want, "box b")
+	diff(t, "after a delete of each", of("box "), want)
+}

@@ -23,7 +23,7 @@ type KeyFile struct {
 
 	mu     sync.Mutex // guards what follows
 	signer *Signer
-	seen   stamp // the file that signer is from
+	seen   Stamp // the file that signer is from
 	broken bool  // said already
 }
 
@@ -40,20 +40,22 @@ type KeyFileOptions struct {
 	Report func(name string, err error)
 }
 
-// stamp is what tells one state of a file from another. Inode and change time
-// show a replacement that has the old one's size and modification time.
-type stamp struct {
+// Stamp is what tells one state of a file from another: they are compared with
+// ==. Inode and change time show a replacement that has the old one's size and
+// modification time. The zero value is that of no file.
+type Stamp struct {
 	inode, device    uint64
 	size             int64
 	modified, change time.Time
 }
 
-func stampOf(path string) (stamp, error) {
+// StampOf looks at a file, which need not be readable.
+func StampOf(path string) (Stamp, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return stamp{}, err
+		return Stamp{}, err
 	}
-	s := stamp{size: info.Size(), modified: info.ModTime()}
+	s := Stamp{size: info.Size(), modified: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		s.inode, s.device = st.Ino, uint64(st.Dev)
 		s.change = changed(st)
@@ -73,7 +75,7 @@ func NewKeyFile(f KeyFileOptions, o Options) (*KeyFile, error) {
 	}
 	// The PEM may have been read some time ago. If the file is another one by
 	// now, or not there, the stamp stays zero and the first Mint looks.
-	if now, err := stampOf(f.Path); err == nil {
+	if now, err := StampOf(f.Path); err == nil {
 		if again, err := k.read(f.Path); err == nil && again.Reveal() == f.PEM.Reveal() {
 			k.seen = now
 		}
@@ -100,7 +102,7 @@ func (k *KeyFile) Mint() (Token, error) { return k.current().Mint() }
 func (k *KeyFile) current() *Signer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now, err := stampOf(k.path)
+	now, err := StampOf(k.path)
 	if err == nil && now == k.seen {
 		k.broken = false
 		return k.signer

@@ -50,6 +50,7 @@ type gateway struct {
 	running      map[*session.Session]*part
 	reading      map[*line]*part
 	serving      *part
+	secrets      *secretFollower // of what runs
 }
 
 // now is what runs.
@@ -81,7 +82,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	g.bridge = bridge.New(bridge.Options{
 		AckTimeout: cfg.AckTimeout, Spool: watchedSpool{g.spool, g.room, g.events}, Downlinks: g.spool, Logger: log,
 		Delivery: bridge.DeliveryPolicy{MaxAge: cfg.Spool.MaxAge},
-		Stamp:    g.stamp, Published: g.metrics.published, Fetched: g.metrics.fetched,
+		Stamp:    g.stamp, Published: g.metrics.published, Fetched: g.fetched,
 		Delivered: g.events.delivered, GaveUp: g.events.gaveUp,
 	})
 	next, err := g.prepare(cfg, keys, diff(&layout{}, newLayout(cfg)))
@@ -94,6 +95,7 @@ func newGateway(cfg *config.Config, log *slog.Logger) (_ *gateway, err error) {
 		return nil, err
 	}
 	g.current.Store(next.lineup)
+	g.takeSecrets(next.lineup)
 	if err := g.bridge.Reroute(next.routes()); err != nil {
 		return nil, err
 	}
@@ -231,13 +233,17 @@ func (g *gateway) run(ctx context.Context) error {
 	return err
 }
 
-// serve reloads when it is asked to, until the context of the intake is done or
+// serve reloads when it is asked to, and follows secret files, until the context of the intake is done or
 // something that takes readings in has failed.
 func (g *gateway) serve(ctx contexts) error {
+	look := time.NewTicker(secretsLook)
+	defer look.Stop()
 	for {
 		select {
 		case r := <-g.requests:
 			r.done <- g.reload(ctx)
+		case <-look.C:
+			g.followSecrets()
 		case err := <-g.intake.failed:
 			return err
 		case <-ctx.intake.Done():

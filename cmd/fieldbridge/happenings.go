@@ -100,6 +100,16 @@ func (h *happenings) attempted(d *bridge.Downlink, target, outcome string, err e
 	h.hub.Tell(e)
 }
 
+// fetched is bridge.Options.Fetched.
+func (g *gateway) fetched(d *bridge.Downlink, why error) {
+	g.metrics.fetched(why == nil)
+	if why != nil {
+		g.events.gaveUp(d, why)
+		return
+	}
+	g.events.attempted(d, targetMailbox, outcomeDelivered, nil)
+}
+
 // downlink takes a downlink from a session.
 func (g *gateway) downlink(d bridge.Downlink, o bridge.Origin, done func()) {
 	if g.events.watched() {

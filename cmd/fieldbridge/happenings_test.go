@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fieldbridge/adapters/rest"
 	"fieldbridge/bridge/devbroker"
@@ -19,13 +20,21 @@ type watching struct {
 	mu     sync.Mutex // guards what follows
 	events []rest.Event
 	text   strings.Builder
+	over   bool
 }
 
-// watchEvents opens a stream that ends with the test.
-func (g *testGateway) watchEvents() *watching {
+// watchEvents opens a stream that ends with the test; token may be "".
+func (g *testGateway) watchEvents(token string) *watching {
 	g.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + g.HTTP + "/v1/events")
+	req, err := http.NewRequest(http.MethodGet, "http://"+g.HTTP+"/v1/events", nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -35,9 +44,18 @@ func (g *testGateway) watchEvents() *watching {
 		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 			w.line(lines.Text())
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.over = true
 	}()
 	g.t.Cleanup(func() { resp.Body.Close(); <-done })
 	return w
+}
+
+func (w *watching) isOver() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over
 }
 
 func (w *watching) line(line string) {
@@ -103,7 +121,7 @@ func TestEventsOfAGateway(t *testing.T) {
 	g := startGateway(t, s.config("", "", routes), s.Files)
 	g.awaitUp()
 	g.awaitPorts()
-	w := g.watchEvents()
+	w := g.watchEvents("")
 
 	g.post("app", "hall", "text/plain", "good-payload")
 	for _, e := range []rest.Event{{Kind: rest.ReadingAccepted, Adapter: adapterHTTP}, {Kind: rest.ReadingDelivered}} {
@@ -142,4 +160,42 @@ func TestEventsOfAGateway(t *testing.T) {
 		}
 	}
 	checkNoSecrets(t, w.text.String(), s.Files)
+}
+
+// TestEventsOfAMailbox: a downlink leaves it when an app deletes it, or when it
+// expires.
+func TestEventsOfAMailbox(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	g := startGateway(t, s.config("", "", listed("pump-1", "plant", "[[device.downlink]]\nmailbox = true")), s.Files)
+	g.awaitUp()
+	w := g.watchEvents("")
+	send := func(payload string, expiry time.Duration) rest.Event {
+		s.down(devbroker.Message{Device: "pump-1", Subtopic: "x", ContentType: "text/plain", Payload: []byte(payload), MessageExpiry: expiry})
+		e := rest.Event{Device: "pump-1", ID: "some", Subtopic: "x", ContentType: "text/plain", Bytes: new(len(payload))}
+		e.Kind = rest.DownlinkReceived
+		w.await(e)
+		return e
+	}
+	e := send("kept", 0)
+	mail := newMailApp(t, g.HTTP)
+	id := mail.await(1)[0].ID
+	if code := mail.delete(id, "", ""); code != http.StatusNoContent {
+		t.Fatalf("delete: %d", code)
+	}
+	e.Kind, e.Target = rest.DownlinkDelivered, targetMailbox
+	w.await(e)
+	e = send("too-late", time.Second)
+	e.Kind, e.Reason = rest.DownlinkDead, "expired"
+	w.await(e)
+	if code := mail.delete(id, "", ""); code != http.StatusNotFound {
+		t.Fatalf("delete again: %d", code)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for kind, want := range map[string]int{rest.DownlinkDelivered: 1, rest.DownlinkDead: 1} {
+		if n := strings.Count(w.text.String(), "event: "+kind+"\n"); n != want {
+			t.Errorf("%d events %s, want %d", n, kind, want)
+		}
+	}
 }

@@ -121,7 +121,7 @@ func (g *gateway) prepare(cfg *config.Config, keys map[bridge.DeviceID]*token.Ri
 	for url, spec := range l.layout.hooks {
 		if l.hooks[url] = c.old.hooks[url]; slices.Contains(p.addHooks, url) {
 			l.hooks[url], err = webhook.New(webhook.Options{
-				URL: url, Secrets: spec.secrets, CAPEM: spec.caPEM, Proxy: spec.proxy, Logger: g.log,
+				URL: url, CAPEM: spec.caPEM, Proxy: spec.proxy, Logger: g.log,
 			})
 			if err != nil {
 				delete(l.hooks, url)

@@ -117,7 +117,7 @@ func (m *metrics) handler(log *slog.Logger) http.Handler {
 // published is bridge.Options.Published.
 func (m *metrics) published(took time.Duration) { m.publish.Observe(took.Seconds()) }
 
-// fetched is bridge.Options.Fetched.
+// fetched counts a downlink that has left a mailbox.
 func (m *metrics) fetched(delivered bool) {
 	outcome := outcomeRefused
 	if delivered {

@@ -30,11 +30,11 @@ type deviceSpec struct {
 	spoolFirst bool
 }
 
-// hookSpec is everything but the URL that a webhook is made of.
+// hookSpec is everything but the URL and the secrets, which are set, that a
+// webhook is made of.
 type hookSpec struct {
-	secrets []bridge.Secret
-	caPEM   []byte
-	proxy   string
+	caPEM []byte
+	proxy string
 }
 
 // layout is a configuration as the gateway's parts see it: what belongs to each,
@@ -48,7 +48,7 @@ type layout struct {
 	routes     map[bridge.DeviceID][]config.Downlink
 	ports      map[string]config.Serial
 	hooks      map[string]hookSpec // by URL
-	http       config.HTTP
+	http       config.HTTP         // without its tokens, which are set
 }
 
 // newLayout is pure: what it returns depends on cfg alone and shares nothing
@@ -60,16 +60,16 @@ func newLayout(cfg *config.Config) *layout {
 		routes: map[bridge.DeviceID][]config.Downlink{}, ports: map[string]config.Serial{},
 		hooks: map[string]hookSpec{}, http: cfg.HTTP,
 	}
-	l.http.Pos = config.Position{}
+	l.http.Pos, l.http.Tokens = config.Position{}, nil
 	for i := range cfg.Connectors {
 		l.connector(cfg, &cfg.Connectors[i])
 	}
 	for _, d := range cfg.Devices {
 		for _, dl := range d.Downlinks {
-			dl.Pos = config.Position{}
+			dl.Pos, dl.SecretFile, dl.Secrets = config.Position{}, "", nil
 			l.routes[d.ID] = append(l.routes[d.ID], dl)
 			if dl.Webhook != "" {
-				l.hooks[dl.Webhook] = hookSpec{dl.Secrets, dl.CAPEM, dl.Proxy}
+				l.hooks[dl.Webhook] = hookSpec{dl.CAPEM, dl.Proxy}
 			}
 		}
 	}

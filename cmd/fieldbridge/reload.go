@@ -149,6 +149,7 @@ func (c *change) commit(ctx contexts) error {
 		before.cancel()   // it answers what it has begun
 		<-old.http.Shut() // who connects after the reload gets the new rules
 	}
+	g.takeSecrets(l)
 	for url, t := range l.hooks {
 		l.hookers[url].now.Store(&t)
 	}

@@ -18,11 +18,22 @@ type watchedSpool struct {
 
 // Append implements bridge.Spool.
 func (w watchedSpool) Append(rs []bridge.Reading, keys []bridge.Key, done func(int64, error)) {
-	if len(rs) == 0 {
-		w.DB.Append(rs, keys, done)
-		return
+	w.DB.Append(rs, keys, w.watch(rs, done))
+}
+
+// AppendAll implements bridge.Spool.
+func (w watchedSpool) AppendAll(as []bridge.Append) {
+	for i := range as {
+		as[i].Done = w.watch(as[i].Readings, as[i].Done)
 	}
-	w.DB.Append(rs, keys, func(first int64, err error) {
+	w.DB.AppendAll(as)
+}
+
+func (w watchedSpool) watch(rs []bridge.Reading, done func(int64, error)) func(int64, error) {
+	if len(rs) == 0 {
+		return done
+	}
+	return func(first int64, err error) {
 		if changed, reason := w.room.note(err); changed {
 			w.events.room(reason)
 		}
@@ -30,7 +41,7 @@ func (w watchedSpool) Append(rs []bridge.Reading, keys []bridge.Key, done func(i
 			w.events.stored(rs)
 		}
 		done(first, err)
-	})
+	}
 }
 
 // Bury implements bridge.Spool.

@@ -18,16 +18,18 @@ import (
 // statusDocument is the body of GET /v1/status, documented in the README. Names
 // are added to it and never changed.
 type statusDocument struct {
-	Version          string              `json:"version"`
-	Gateway          string              `json:"gateway"`
-	Time             string              `json:"time"`
-	UptimeSeconds    int64               `json:"uptimeSeconds"`
-	Devices          int                 `json:"devices"`
-	ReadingsInMemory int                 `json:"readingsInMemory"`
-	Clock            clockDocument       `json:"clock"`
-	Spool            spoolDocument       `json:"spool"`
-	Connectors       []connectorDocument `json:"connectors"`
-	Ports            []portDocument      `json:"ports"`
+	Version          string        `json:"version"`
+	Gateway          string        `json:"gateway"`
+	Time             string        `json:"time"`
+	UptimeSeconds    int64         `json:"uptimeSeconds"`
+	Devices          int           `json:"devices"`
+	ReadingsInMemory int           `json:"readingsInMemory"`
+	Clock            clockDocument `json:"clock"`
+	Spool            spoolDocument `json:"spool"`
+	// Mailboxes is missing if no device has one.
+	Mailboxes  *mailboxesDocument  `json:"mailboxes,omitempty"`
+	Connectors []connectorDocument `json:"connectors"`
+	Ports      []portDocument      `json:"ports"`
 }
 
 type clockDocument struct {
@@ -99,7 +101,9 @@ type states struct {
 
 	mu       sync.Mutex // guards what follows
 	backlogs map[bridge.DeviceID]bridge.Backlog
-	read     time.Time // when backlogs was; zero: never
+	read     time.Time                // when backlogs was; zero: never
+	boxes    map[string]spool.Waiting // by target; see mailboxes
+	counted  time.Time                // when boxes was
 }
 
 func newStates(g *gateway, l *lineup, cfg *config.Config) *states {
@@ -131,6 +135,7 @@ func (st *states) Status() any {
 		Connectors: make([]connectorDocument, 0, len(st.cfg.Connectors)),
 		Ports:      make([]portDocument, 0, len(st.cfg.Serials)),
 	}
+	doc.Mailboxes = st.mailboxesDocument()
 	of := map[string][]*session.Session{}
 	for _, s := range st.l.sessions {
 		of[s.Connector()] = append(of[s.Connector()], s)
@@ -269,6 +274,7 @@ func (st *states) device(id bridge.DeviceID, s *session.Session, b bridge.Backlo
 		Device: id, Connector: s.Connector(),
 		Session:     rest.SessionState{State: "down", Error: state.Trouble, LastError: trouble(state.LastError, state.LastErrorAt)},
 		Queue:       rest.Queue{Memory: look.Memory, Spooled: b.Readings, Bytes: b.Bytes},
+		Mailbox:     st.mailbox(id),
 		LastReading: ago(look.LastReading),
 		LastError:   trouble(look.LastError, look.LastErrorAt),
 	}

@@ -52,6 +52,10 @@ func (p *statusPrinter) queues(d *statusDocument) {
 	}
 	p.line("waiting: %d readings in memory, %d in the spool (%s of %s%s), %d downlinks",
 		d.ReadingsInMemory, s.Readings, size(s.Bytes), size(s.MaxBytes), oldest, s.Downlinks)
+	if m := d.Mailboxes; m != nil && m.Downlinks > 0 {
+		p.line("         %d of the downlinks are in %d of %d mailboxes, the oldest, of %s, came %s",
+			m.Downlinks, m.Holding, m.Count, shown(string(m.OldestDevice)), p.relative(m.Oldest))
+	}
 	if s.Full {
 		p.line("         FULL: %s", shown(s.FullReason))
 	}
