@@ -191,13 +191,13 @@ type Server struct {
 	socket   *socketFile  // of a Unix socket
 	released sync.Once    // the socket
 	http     *http.Server
-	cancel   context.CancelFunc // ends the context of all requests
-	closing  sync.Once          // closed
-	closed   chan struct{}      // closed with the listener
-	live     atomic.Int64       // connections that are open
-	active   atomic.Int64       // those of them that are at a request
-	before   *Server            // the predecessor, of one that has not run
-	followed atomic.Bool        // by a successor
+	cancel   context.CancelFunc     // ends the context of all requests
+	closing  sync.Once              // closed
+	closed   chan struct{}          // closed with the listener
+	live     atomic.Int64           // connections that are open
+	active   atomic.Int64           // those of them that are at a request
+	before   atomic.Pointer[Server] // the predecessor, until Run
+	followed atomic.Bool            // by a successor
 	gate     *gate
 	ending   chan struct{} // closed when the end has begun: those who wait are to go
 	polls    chan struct{} // one value per request that fetches downlinks
@@ -276,8 +276,8 @@ func (s *Server) isEnding() bool {
 func (s *Server) Close() error {
 	s.cancel()
 	defer s.releaseSocket()
-	if s.before != nil {
-		s.before.followed.Store(false)
+	if before := s.before.Load(); before != nil {
+		before.followed.Store(false)
 	}
 	if err := errors.Join(s.http.Close(), s.closeListener()); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close http endpoint: %w", err)
@@ -294,7 +294,7 @@ func (s *Server) releaseSocket() { s.released.Do(s.socket.release) }
 func (s *Server) Run(ctx context.Context) error {
 	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String(), "tls", s.opts.TLS != nil)
 	defer s.releaseSocket()
-	s.before = nil
+	s.before.Store(nil)
 	s.connections.limit(s.opts.MaxConnections)
 	if s.socket != nil { // the mode may be another than before
 		if err := os.Chmod(s.socket.path, s.opts.SocketMode); err != nil {

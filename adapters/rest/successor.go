@@ -37,7 +37,8 @@ func (s *Server) Successor(o Options) (*Server, error) {
 	}
 	s.followed.Store(true)
 	next := newServer(o, s.accepter, ln)
-	next.before, next.connections = s, s.connections
+	next.connections = s.connections
+	next.before.Store(s)
 	if next.socket = s.socket; next.socket != nil {
 		next.socket.users.Add(1)
 	}
