@@ -24,8 +24,8 @@ const (
 var Yields = []Yield{YieldHeader, YieldIdle, YieldBody}
 
 const (
-	// slow is how long a header or a body may be on its way before it has to
-	// give way to others.
+	// slow is how long a header or a body may be on its way, or the next request
+	// be waited for, before the connection has to give way to others.
 	slow = time.Second
 	// look is how often those that wait for room look for somebody who has
 	// become slow.
@@ -122,12 +122,13 @@ func (t *conns) yield() bool {
 
 // victim is who has to go: first who keeps a header back, then who has been idle
 // for the longest time, then who sends its body the slowest. Nobody goes whose
-// request has come whole, or who has only just begun to send it.
+// request has come whole, or who has done something just now: a client that
+// sends often keeps its connection, whatever others do.
 func (t *conns) victim(now time.Time) (*conn, Yield) {
 	if c := t.opening.first; c != nil && now.Sub(c.since) >= slow {
 		return c, YieldHeader
 	}
-	for c := t.idle.first; c != nil; c = t.idle.first {
+	for c := t.idle.first; c != nil && now.Sub(c.since) >= slow; c = t.idle.first {
 		if !c.pending() {
 			return c, YieldIdle
 		}

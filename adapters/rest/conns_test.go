@@ -1,16 +1,21 @@
 package rest
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // dial connects to a server until the test ends.
@@ -329,6 +334,7 @@ func socketPair(t *testing.T, table *conns) (client net.Conn, c *conn) {
 	table.admit(c, nil)
 	c.begins()
 	c.rests()
+	c.since = time.Now().Add(-slow)
 	return client, c
 }
 
@@ -364,5 +370,127 @@ func TestDepartedReadsNothing(t *testing.T) {
 	table.mu.Unlock()
 	if n, err := c.Read(make([]byte, 10)); n != 0 || !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%d bytes, error %v", n, err)
+	}
+}
+
+// A client that sends often keeps its connection: others wait.
+func TestRestlessIsNotCut(t *testing.T) {
+	var y yields
+	withBubbleStop(t, Options{MaxConnections: 1, GaveWay: y.add}, newIntake(), func(t *testing.T, p *pipes, _ func() time.Duration) {
+		conn := p.dial()
+		defer conn.Close()
+		ask(t, conn)
+		other := p.dial()
+		defer other.Close()
+		for range 10 {
+			time.Sleep(slow - look)
+			ask(t, conn)
+		}
+		y.check(t)
+		begin := time.Now()
+		ask(t, other)
+		if d := time.Since(begin); d < slow || d > slow+look {
+			t.Errorf("answered after %v, want %v", d, slow)
+		}
+		expectCut(t, conn)
+	})
+	y.check(t, YieldIdle)
+}
+
+// Connections give way below TLS as well, and on Unix sockets.
+func TestOtherConnectionsGiveWay(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	for name, o := range map[string]Options{
+		"tls":  {TLS: &TLS{Certificate: ca.server()}},
+		"unix": {Listen: "unix:" + filepath.Join(t.TempDir(), "s")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var y yields
+			o.MaxConnections, o.GaveWay = 2, y.add
+			s := start(t, o, newIntake())
+			secure := func(conn net.Conn) net.Conn {
+				if o.TLS == nil {
+					return conn
+				}
+				return tls.Client(conn, &tls.Config{RootCAs: ca.pool(), ServerName: "127.0.0.1"})
+			}
+			silent := dial(t, s.Addr()) // has not even shaken hands
+			kept := secure(dial(t, s.Addr()))
+			if a := exchange(t, kept, request("GET", "/healthz", "")); a.status != http.StatusOK {
+				t.Fatalf("status %d", a.status)
+			}
+			for _, cut := range []net.Conn{silent, kept} {
+				if a := exchange(t, secure(dial(t, s.Addr())), request("POST", "/v1/devices/d1/uplink", "1")); a.status != http.StatusOK {
+					t.Fatalf("status %d", a.status)
+				}
+				expectCut(t, cut)
+			}
+			y.check(t, YieldHeader, YieldIdle)
+		})
+	}
+}
+
+// Without a file descriptor left, who is idle gives way, and who comes is served
+// as soon as there is one.
+func TestOutOfDescriptors(t *testing.T) {
+	var log logBuffer
+	var y yields
+	s := start(t, Options{Logger: log.logger(), GaveWay: y.add}, newIntake())
+	kept, idler := dial(t, s.Addr()), dial(t, s.Addr())
+	for _, conn := range []net.Conn{kept, idler} {
+		if a := exchange(t, conn, request("GET", "/healthz", "")); a.status != http.StatusOK {
+			t.Fatalf("status %d", a.status)
+		}
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	}
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	var fill []*os.File
+	defer func() {
+		for _, f := range fill {
+			f.Close()
+		}
+	}()
+	for {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			break
+		}
+		fill = append(fill, f)
+	}
+	fill[len(fill)-1].Close()
+	fill = fill[:len(fill)-1]
+	late := dial(t, s.Addr()) // takes the last one
+	write(t, late, request("POST", "/v1/devices/d1/uplink", "1"))
+	for deadline := time.Now().Add(patience); !strings.Contains(log.String(), "too many open files"); {
+		if time.Now().After(deadline) {
+			t.Fatalf("log:\n%s", log.String())
+		}
+		// Who is here is served meanwhile.
+		if a := exchange(t, kept, request("POST", "/v1/devices/d1/uplink", "1")); a.status != http.StatusOK {
+			t.Fatalf("status %d", a.status)
+		}
+	}
+	for deadline := time.Now().Add(patience); len(y.take()) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody gave way")
+		}
+		if a := exchange(t, kept, request("POST", "/v1/devices/d1/uplink", "1")); a.status != http.StatusOK {
+			t.Fatalf("status %d", a.status)
+		}
+	}
+	expectCut(t, idler)
+	if a := exchange(t, late, ""); a.status != http.StatusOK {
+		t.Errorf("status %d", a.status)
 	}
 }
