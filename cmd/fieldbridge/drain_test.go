@@ -13,14 +13,16 @@ func drainingDaemon(t *testing.T, s *site) (d *testDaemon, client *http.Client, 
 	t.Helper()
 	s.Broker.HoldAcks(true)
 	d = startDaemon(t, daemonConfig(t, "ack_timeout = \"30s\"\n"+s.config("", "", "[[device]]\nid = \"app\"\nconnector = \"yard\"\n"), s.Files))
-	eventually(t, "the session is up", func() bool { return s.Broker.Connected(s.yardClient()) })
+	eventually(t, "the session is up", func() bool {
+		return strings.Contains(d.Logs.String(), `msg="session up" connector=yard`)
+	})
 	client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	done := make(chan drained, 1)
 	go func() {
 		a, err := postTo(client, "http://"+d.HTTP+"/v1/devices/app/uplink", "text/plain", "the last one")
 		done <- drained{a, err}
 	}()
-	s.await("app", 1)
+	s.awaitPayload("the last one")
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
