@@ -145,8 +145,8 @@ func clientOf(r *http.Request) *client {
 
 // allow lets requests through that may go in a direction: all of them as long as
 // there are no tokens, or those of a token with this direction and, if the path
-// names a device, with that device. It is the only place that looks at tokens,
-// and every route but /healthz and /readyz is behind it.
+// names a device, with that device. Every route but /healthz and /readyz is
+// behind it, or behind allowCapture, and nothing else looks at tokens.
 func (s *Server) allow(d Direction) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -166,20 +166,12 @@ func (s *Server) allow(d Direction) func(http.Handler) http.Handler {
 
 // authorize returns the request with its client.
 func (s *Server) authorize(r *http.Request, d Direction) (*http.Request, error) {
-	token, err := bearer(r)
+	c, err := s.identify(r)
 	if err != nil {
 		return nil, err
 	}
-	c := s.client(token)
-	if c == nil {
-		return nil, invalidToken("the token is not one of this gateway's; see its token files")
-	}
-	if wait := c.wait(); wait > 0 {
-		return nil, &denied{DeniedRate, &problem{status: http.StatusTooManyRequests, retryAfter: wait,
-			detail: "not accepted: more requests a second than the rate of this token; send it again after the time in Retry-After"}}
-	}
-	if c.Directions&d == 0 {
-		return nil, outOfScope(fmt.Sprintf("this token is not for %s; use another, or add to its directions", d))
+	if err := c.admit(d); err != nil {
+		return nil, err
 	}
 	r = r.WithContext(context.WithValue(r.Context(), clientKey{}, c))
 	rctx := chi.RouteContext(r.Context())
@@ -196,6 +188,31 @@ func (s *Server) authorize(r *http.Request, d Direction) (*http.Request, error) 
 		}
 	}
 	return r, nil
+}
+
+// identify returns whose token a request has.
+func (s *Server) identify(r *http.Request) (*client, error) {
+	token, err := bearer(r)
+	if err != nil {
+		return nil, err
+	}
+	c := s.client(token)
+	if c == nil {
+		return nil, invalidToken("the token is not one of this gateway's; see its token files")
+	}
+	return c, nil
+}
+
+// admit takes a request in a direction off the client's rate, or says why not.
+func (c *client) admit(d Direction) error {
+	if wait := c.wait(); wait > 0 {
+		return &denied{DeniedRate, &problem{status: http.StatusTooManyRequests, retryAfter: wait,
+			detail: "not accepted: more requests a second than the rate of this token; send it again after the time in Retry-After"}}
+	}
+	if c.Directions&d == 0 {
+		return outOfScope(fmt.Sprintf("this token is not for %s; use another, or add to its directions", d))
+	}
+	return nil
 }
 
 // client returns who a token belongs to, or nil. How long it takes tells nothing
@@ -223,8 +240,10 @@ func (s *Server) mayUse(r *http.Request, device bridge.DeviceID) error {
 	if c := clientOf(r); c != nil && c.MayUse(device) {
 		return nil
 	}
-	return outOfScope("this token is not for this device; use another, or add to its devices")
+	return errOtherDevice
 }
+
+var errOtherDevice = outOfScope("this token is not for this device; use another, or add to its devices")
 
 // denied is a problem that is counted.
 type denied struct {

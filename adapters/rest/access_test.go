@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -314,4 +315,39 @@ func TestTokenOptions(t *testing.T) {
 	if len(Denials) != 4 {
 		t.Errorf("denials %v", Denials)
 	}
+}
+
+// FuzzAuthorization: nobody is let in but with a token as it is in its file, and no
+// answer shows what was sent.
+func FuzzAuthorization(f *testing.F) {
+	f.Add("Bearer "+goodToken, "")
+	f.Add("bearer   "+nextToken, "access_token=x")
+	f.Add("Basic dXNlcjpwYXNz", "access%5Ftoken="+goodToken)
+	f.Add("Bearer\t"+goodToken, "timestamp=2025-03-01T12:00:00Z")
+	f.Add("Bearer "+goodToken+" ", "%zz&a=b;c")
+	f.Add("BEARER =\x00\xff", "")
+	in := &everyDevice{}
+	o, err := Options{Tokens: someTokens()[:1]}.withDefaults()
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := newServer(o, in, newPipes())
+	f.Cleanup(func() { _ = s.Close() })
+	f.Fuzz(func(t *testing.T, value, query string) {
+		w := serveWith(s.http.Handler, &url.URL{Path: "/v1/devices/d1/uplink", RawQuery: query}, http.Header{
+			"Authorization": {value}, "Content-Type": {"text/plain"},
+		}, []byte("x"))
+		scheme, token, _ := strings.Cut(value, " ")
+		token = strings.TrimLeft(token, " ")
+		right := strings.EqualFold(scheme, "Bearer") && (token == goodToken || token == nextToken)
+		if checkAnswer(t, in, w) != nil && !right {
+			t.Errorf("let in with %q", value)
+		}
+		if right && w.Code == http.StatusUnauthorized {
+			t.Errorf("not let in with %q", value)
+		}
+		if w.Code == http.StatusUnauthorized && len(token) > 12 && strings.Contains(w.Body.String(), token) {
+			t.Errorf("the answer shows %q: %s", token, w.Body)
+		}
+	})
 }

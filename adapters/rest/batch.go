@@ -3,12 +3,12 @@ package rest
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -39,12 +39,13 @@ type batchLine struct {
 
 // lineResult is the answer to one line: that of a single reading, or its problem.
 type lineResult struct {
-	Line int `json:"line"`
-	*receiptDocument
-	*lineProblem
+	line    int
+	receipt bridge.Receipt
+	problem *lineProblem // nil: there is a receipt
 }
 
 type lineProblem struct {
+	Line       int    `json:"line"`
 	Status     int    `json:"status"`
 	Title      string `json:"title"`
 	Detail     string `json:"detail"`
@@ -184,18 +185,18 @@ func (b *batcher) take(text []byte, err error) {
 		return
 	}
 	b.at = append(b.at, len(b.results))
-	b.results = append(b.results, lineResult{Line: b.line})
+	b.results = append(b.results, lineResult{line: b.line})
 	b.readings = append(b.readings, reading)
 }
 
 func (b *batcher) refuse(err error) {
-	b.results = append(b.results, lineResult{Line: b.line, lineProblem: b.problem(err)})
+	b.results = append(b.results, lineResult{line: b.line, problem: b.problem(b.line, err)})
 }
 
-func (b *batcher) problem(err error) *lineProblem {
+func (b *batcher) problem(line int, err error) *lineProblem {
 	p := b.s.problemFor(err)
 	return &lineProblem{
-		Status: p.status, Title: http.StatusText(p.status), Detail: p.detail,
+		Line: line, Status: p.status, Title: http.StatusText(p.status), Detail: p.detail,
 		ReasonCode: int(p.reasonCode), RetryAfter: wholeSeconds(p.retryAfter),
 	}
 }
@@ -205,16 +206,13 @@ func (b *batcher) accept() {
 	if len(b.readings) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(b.r.Context(), b.s.opts.AcceptTimeout)
-	defer cancel()
-	for i, got := range b.s.accepter.AcceptAll(ctx, b.readings, b.async) {
+	for i, got := range b.s.accepter.AcceptAll(b.s.acceptance.context(), b.readings, b.async) {
 		to := &b.results[b.at[i]]
 		if got.Err != nil {
-			to.lineProblem = b.problem(got.Err)
+			to.problem = b.problem(to.line, got.Err)
 			continue
 		}
-		doc := newReceipt(got.Receipt)
-		to.receiptDocument = &doc
+		to.receipt = got.Receipt
 	}
 }
 
@@ -236,14 +234,24 @@ func (b *batcher) answer() bool {
 		h.Set("X-Content-Type-Options", "nosniff")
 		b.w.WriteHeader(http.StatusOK)
 	}
-	enc := json.NewEncoder(b.w)
-	enc.SetEscapeHTML(false)
+	out := bytes.NewBuffer(make([]byte, 0, len(b.results)*(receiptBytes+16)))
 	for i := range b.results {
-		if enc.Encode(&b.results[i]) != nil {
-			return false
-		}
+		b.results[i].writeTo(out)
 	}
-	return b.to.Flush() == nil
+	_, err := b.w.Write(out.Bytes())
+	return err == nil && b.to.Flush() == nil
+}
+
+func (l *lineResult) writeTo(out *bytes.Buffer) {
+	if l.problem != nil {
+		enc := json.NewEncoder(out)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(l.problem) // numbers and strings can always be encoded
+		return
+	}
+	line := strconv.AppendInt(append(out.AvailableBuffer(), `{"line":`...), int64(l.line), 10)
+	line = appendReceipt(append(line, ','), &l.receipt)
+	out.Write(append(line, "}\n"...))
 }
 
 // parseLine makes a reading of a line.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -136,49 +137,6 @@ func TestBatch(t *testing.T) {
 		if len(seen) != 0 {
 			t.Errorf("%d readings more than lines", len(seen))
 		}
-	}
-}
-
-// What is wrong about a batch as a whole is refused as a whole.
-func TestBatchRefused(t *testing.T) {
-	in := newIntake()
-	s := start(t, Options{}, in)
-	line := `{"device":"d1","payload":1}`
-	for _, tt := range []struct {
-		name, contentType, header, query, body string
-		status                                 int
-		detail                                 string
-	}{
-		{"no type", "", "", "", line, 415, "application/x-ndjson"},
-		{"JSON", "application/json", "", "", line, 415, "application/x-ndjson"},
-		{"a form", "application/x-www-form-urlencoded", "", "", line, 415, "application/x-ndjson"},
-		{"compressed", "application/x-ndjson", "Content-Encoding: gzip", "", line, 415, "gzip"},
-		{"key", "application/x-ndjson", "Idempotency-Key: a", "", line, 400, "Idempotency-Key"},
-		{"query", "application/x-ndjson", "", "?timestamp=2026-01-02T03:04:05Z", line, 400, "query"},
-		{"empty", "application/x-ndjson", "", "", "", 400, "no lines"},
-		{"blank lines", "application/x-ndjson", "", "", "\n\r\n \n", 400, "no lines"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"+tt.query), strings.NewReader(tt.body))
-			if tt.contentType != "" {
-				req.Header.Set("Content-Type", tt.contentType)
-			}
-			if k, v, ok := strings.Cut(tt.header, ": "); ok {
-				req.Header.Set(k, v)
-			}
-			resp, err := newClient(t).Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, err := readAnswer(resp)
-			if err != nil || a.status != tt.status || !strings.Contains(string(a.body), tt.detail) ||
-				a.header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%v: %d %s", err, a.status, a.body)
-			}
-		})
-	}
-	if seen := in.take(); len(seen) != 0 {
-		t.Errorf("%d readings were accepted", len(seen))
 	}
 }
 
@@ -345,6 +303,43 @@ func FuzzBatchLine(f *testing.F) {
 			if !encoded && !bytes.Contains(line, r.Payload) {
 				t.Errorf("%q: payload %q is not as it was", line, r.Payload)
 			}
+		}
+	})
+}
+
+// TestBatchNeverRead: a client that sends and never takes a result is cut off, its
+// place is free again, and what was accepted until then is all that was.
+func TestBatchNeverRead(t *testing.T) {
+	in := newIntake()
+	withBubbleStop(t, Options{MaxConcurrent: 1}, in, func(t *testing.T, p *pipes, _ func() time.Duration) {
+		conn := p.dial()
+		defer conn.Close()
+		begin := time.Now()
+		write(t, conn, request("POST", "/v1/uplinks", "", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked"))
+		sent := 0
+		for ; sent < 100_000; sent++ {
+			line := fmt.Sprintf("{\"device\":\"d1\",\"payload\":%d}\n", sent)
+			if _, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", len(line), line); err != nil {
+				break
+			}
+		}
+		if d := time.Since(begin); sent == 100_000 || d < answerTime || d > 2*answerTime {
+			t.Errorf("cut after %d lines and %v, want %v", sent, d, answerTime)
+		}
+		seen := in.take()
+		for i, r := range seen {
+			if string(r.Payload) != strconv.Itoa(i) {
+				t.Fatalf("reading %d is %s", i, r.Payload)
+			}
+		}
+		if len(seen) == 0 || len(seen) > sent {
+			t.Errorf("%d readings of %d lines", len(seen), sent)
+		}
+		other := p.dial()
+		defer other.Close()
+		write(t, other, request("POST", "/v1/devices/d1/uplink", "1"))
+		if a, _ := response(t, other); a.status != http.StatusOK {
+			t.Errorf("afterwards: %d %s", a.status, a.body)
 		}
 	})
 }

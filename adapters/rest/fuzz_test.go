@@ -40,16 +40,22 @@ func serve(h http.Handler, target, contentType string, body []byte) *httptest.Re
 	if err != nil {
 		return nil
 	}
+	header := http.Header{}
+	if contentType != "" {
+		header.Set("Content-Type", contentType)
+	}
+	return serveWith(h, u, header, body)
+}
+
+// serveWith is serve for any headers.
+func serveWith(h http.Handler, u *url.URL, header http.Header, body []byte) *httptest.ResponseRecorder {
 	r := &http.Request{
-		Method: http.MethodPost, URL: u, RequestURI: target, Host: "127.0.0.1",
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
+		Method: http.MethodPost, URL: u, RequestURI: u.RequestURI(), Host: "127.0.0.1",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header,
 		Body: http.NoBody, ContentLength: int64(len(body)), RemoteAddr: (&net.TCPAddr{}).String(),
 	}
 	if len(body) > 0 {
 		r.Body = readCloser{bytes.NewReader(body)}
-	}
-	if contentType != "" {
-		r.Header.Set("Content-Type", contentType)
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)

@@ -91,8 +91,8 @@ func (s *Server) mailbox(r *http.Request) (bridge.DeviceID, *bridge.Mailbox, err
 	return id, m, err
 }
 
-// take takes one of the places in a channel, or answers that there is none.
-func take(w http.ResponseWriter, places chan struct{}, what string) (leave func(), ok bool) {
+// occupy takes one of the places in a channel, or answers that there is none.
+func occupy(w http.ResponseWriter, places chan struct{}, what string) (leave func(), ok bool) {
 	select {
 	case places <- struct{}{}:
 		return func() { <-places }, true
@@ -119,7 +119,7 @@ func (s *Server) downlinks(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	leave, ok := take(w, s.polls, "requests fetch downlinks")
+	leave, ok := occupy(w, s.polls, "requests fetch downlinks")
 	if !ok {
 		return
 	}
@@ -203,8 +203,7 @@ func (s *Server) deleteDownlink(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AcceptTimeout)
-	defer cancel()
+	ctx := s.acceptance.context()
 	switch ok, err := m.Delete(ctx, id, answer); {
 	case err != nil:
 		s.fail(w, err)

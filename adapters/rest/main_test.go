@@ -6,11 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +20,17 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"fieldbridge/adapters/rest/resttest"
 	"fieldbridge/bridge"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(serverVariable); name != "" {
+		beServer(servers[name])
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var _ Accepter = (*bridge.Bridge)(nil)
 
@@ -208,26 +215,8 @@ func exchange(t testing.TB, conn net.Conn, raw string) answer {
 	return a
 }
 
-// request writes down an HTTP/1.1 request; a header replaces the one it would
-// have had.
-func request(method, target, body string, header ...string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", method, target)
-	has := func(name string) bool {
-		return slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, name+":") })
-	}
-	if !has("Host") {
-		b.WriteString("Host: 127.0.0.1\r\n")
-	}
-	if !has("Content-Length") && !has("Transfer-Encoding") {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
-	}
-	for _, h := range header {
-		b.WriteString(h + "\r\n")
-	}
-	b.WriteString("\r\n" + body)
-	return b.String()
-}
+// request writes down a request.
+var request = resttest.Request
 
 // checkProblem asserts a problem document and returns it.
 func checkProblem(t testing.TB, a answer, status int, detail string) problemDocument {
@@ -285,4 +274,23 @@ func within[T any](t testing.TB, c <-chan T) T {
 		t.Fatal("waited in vain")
 		panic("unreachable")
 	}
+}
+
+// postChunked sends a text without its length.
+func postChunked(t testing.TB, c *http.Client, url, body string) answer {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, url, struct{ io.Reader }{strings.NewReader(body)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "text/plain")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := readAnswer(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }

@@ -89,7 +89,7 @@ func problemOf(err error) *problem {
 			detail: "not accepted: nothing was heard from the broker in time; send it again after the time in Retry-After"}
 	case errors.Is(err, context.Canceled):
 		return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry, hangUp: true,
-			detail: "not accepted: fieldbridge stops, or the connection was closed; send it again after the time in Retry-After"}
+			detail: "not accepted: fieldbridge stops; send it again after the time in Retry-After"}
 	default:
 		return nil
 	}

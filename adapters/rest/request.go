@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -38,8 +39,11 @@ func parseDevice(segment string) (bridge.DeviceID, error) {
 // parseSubtopic decodes the path segments behind ".../uplink/", each by itself:
 // an encoded "/" in a segment is no separator and cannot be part of a level.
 func parseSubtopic(path string) (bridge.Subtopic, error) {
-	if path == "" {
+	switch {
+	case path == "":
 		return "", badRequest("the path ends with %q; remove it, or put a sub topic behind it", "/")
+	case !strings.Contains(path, "%") && !strings.Contains(path, "//") && path[0] != '/' && path[len(path)-1] != '/':
+		return bridge.ParseSubtopic(path) // nothing to decode
 	}
 	levels := strings.Split(path, "/")
 	for i, segment := range levels {
@@ -61,39 +65,47 @@ func parseSubtopic(path string) (bridge.Subtopic, error) {
 // parseQuery returns the time of the timestamp parameter, or the zero time. An
 // unknown parameter is refused: it may be a misspelt timestamp, and the reading
 // would get a wrong time without a word.
+func parseQuery(query string) (t time.Time, err error) {
+	err = eachParameter(query, []string{"timestamp"}, func(_, value string) error {
+		if value, err = url.PathUnescape(value); err != nil {
+			return badRequest("query parameter timestamp: %v", err)
+		}
+		t, err = parseTimestamp(value)
+		return err
+	})
+	return t, err
+}
+
+// eachParameter calls f with those of a query, their values as they were sent,
+// until it returns an error. Each is there once at most, and known.
 //
-// A "+" stands for itself (RFC 3986), as in a time's offset, and not for a
-// space as in forms.
-func parseQuery(query string) (time.Time, error) {
-	var t time.Time
-	if query == "" {
-		return t, nil
-	}
-	seen := false
-	for pair := range strings.SplitSeq(query, "&") {
-		if pair == "" {
+// A "+" is left to f: it stands for itself (RFC 3986), as in a time's offset, and
+// for a space in forms (URL Standard, section 5).
+func eachParameter(query string, known []string, f func(key, value string) error) error {
+	seen := 0 // a bit for each of known
+	for query != "" {
+		var pair string
+		if pair, query, _ = strings.Cut(query, "&"); pair == "" {
 			continue
 		}
 		key, value, _ := strings.Cut(pair, "=")
 		key, err := url.PathUnescape(key)
 		if err != nil {
-			return t, badRequest("query parameter: %v", err)
+			return badRequest("query parameter: %v", err)
 		}
+		i := slices.Index(known, key)
 		switch {
-		case key != "timestamp":
-			return t, badRequest("query parameter %q is unknown; %q is the only one", clip(key), "timestamp")
-		case seen:
-			return t, badRequest("query parameter %q is there more than once; send one", key)
+		case i < 0:
+			return badRequest("query parameter %q is unknown; this path takes %s", clip(key), strings.Join(known, ", "))
+		case seen&(1<<i) != 0:
+			return badRequest("query parameter %q is there more than once; send one", key)
 		}
-		seen = true
-		if value, err = url.PathUnescape(value); err != nil {
-			return t, badRequest("query parameter timestamp: %v", err)
-		}
-		if t, err = parseTimestamp(value); err != nil {
-			return t, err
+		seen |= 1 << i
+		if err := f(key, value); err != nil {
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // parseTimestamp reads the profile of ISO 8601 that RFC 3339 defines. Years are
@@ -179,27 +191,37 @@ func isMediaType(s string) bool {
 	return err == nil
 }
 
-// readBody reads the payload. Memory grows with what arrives, not with what
+// smallBody is what a payload may have to be read into its own memory at once.
+const smallBody = 16 << 10
+
+var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// readBody reads the payload, which is the caller's and no longer than it must
+// be: it may wait long. Memory grows with what arrives, not with what
 // Content-Length promises.
 func (s *Server) readBody(r *http.Request) ([]byte, error) {
-	const step = 16 << 10
 	limit := s.opts.MaxBody
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	size := int64(512)
-	if r.ContentLength >= 0 {
-		size = min(r.ContentLength+1, step) // one more byte to meet the end in the same read
+	if length := r.ContentLength; length >= 0 && length <= smallBody {
+		body := make([]byte, length)
+		if n, err := io.ReadFull(r.Body, body); err != nil && length > 0 {
+			return nil, bodyError(err, n)
+		}
+		return gotBody(body)
 	}
-	body := make([]byte, 0, size)
-	for {
+	buf := bodyBuffers.Get().(*[]byte)
+	defer bodyBuffers.Put(buf)
+	for body := slices.Grow((*buf)[:0], smallBody); ; {
 		n, err := r.Body.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
+		*buf = body
 		switch {
 		case int64(len(body)) > limit:
 			return nil, tooLarge(limit)
 		case err == io.EOF:
-			return gotBody(body)
+			return gotBody(slices.Clone(body))
 		case err != nil:
 			return nil, bodyError(err, len(body))
 		case len(body) == cap(body):
@@ -211,9 +233,6 @@ func (s *Server) readBody(r *http.Request) ([]byte, error) {
 func gotBody(body []byte) ([]byte, error) {
 	if len(body) == 0 {
 		return nil, badRequest("the body is empty; send the payload in it")
-	}
-	if cap(body) > 2*len(body)+512 {
-		body = slices.Clone(body) // the reading may wait long
 	}
 	return body, nil
 }

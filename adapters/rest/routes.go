@@ -29,6 +29,7 @@ func (s *Server) routes() http.Handler {
 	r.Head("/readyz", s.readyz)
 	r.Group(s.readRoutes)
 	r.Group(s.uplinkRoutes)
+	r.With(s.allowCapture, s.limit).Post("/v3/capture", s.capture)
 	r.Group(s.downlinkRoutes)
 	return r
 }
@@ -197,6 +198,9 @@ func (s *Server) observe(next http.Handler) http.Handler {
 		defer func() {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
+			}
+			if !s.opts.Logger.Enabled(r.Context(), slog.LevelDebug) {
+				return
 			}
 			s.opts.Logger.LogAttrs(r.Context(), slog.LevelDebug, "http request",
 				slog.String("method", r.Method),

@@ -115,6 +115,11 @@ type Options struct {
 	// everyone who reaches it.
 	Tokens  []Token
 	clients []*client // made of Tokens
+	// Secret is that with which a device's session logs in at the broker, zero if
+	// it has none: POST /v3/capture takes it for a token for this device. It is
+	// asked with every such request, from many goroutines at once. nil: there are
+	// none.
+	Secret func(bridge.DeviceID) bridge.Secret
 	// Denied is told of each request that was not let in, from many goroutines
 	// at once. nil: nobody is.
 	Denied func(Denial)
@@ -185,24 +190,25 @@ func (o Options) withDefaults() (Options, error) {
 
 // Server is the HTTP endpoint.
 type Server struct {
-	opts     Options
-	accepter Accepter
-	listener net.Listener // without TLS, so that a successor can have it
-	socket   *socketFile  // of a Unix socket
-	released sync.Once    // the socket
-	http     *http.Server
-	cancel   context.CancelFunc     // ends the context of all requests
-	closing  sync.Once              // closed
-	closed   chan struct{}          // closed with the listener
-	live     atomic.Int64           // connections that are open
-	active   atomic.Int64           // those of them that are at a request
-	before   atomic.Pointer[Server] // the predecessor, until Run
-	followed atomic.Bool            // by a successor
-	gate     *gate
-	ending   chan struct{} // closed when the end has begun: those who wait are to go
-	polls    chan struct{} // one value per request that fetches downlinks
-	streams  chan struct{} // one value per stream
-	slots    chan struct{} // one value per reading in progress; capacity MaxConcurrent
+	opts       Options
+	accepter   Accepter
+	listener   net.Listener // without TLS, so that a successor can have it
+	socket     *socketFile  // of a Unix socket
+	released   sync.Once    // the socket
+	http       *http.Server
+	cancel     context.CancelFunc     // ends the context of all requests
+	acceptance acceptance             // how long readings wait
+	closing    sync.Once              // closed
+	closed     chan struct{}          // closed with the listener
+	live       atomic.Int64           // connections that are open
+	active     atomic.Int64           // those of them that are at a request
+	before     atomic.Pointer[Server] // the predecessor, until Run
+	followed   atomic.Bool            // by a successor
+	gate       *gate
+	ending     chan struct{} // closed when the end has begun: those who wait are to go
+	polls      chan struct{} // one value per request that fetches downlinks
+	streams    chan struct{} // one value per stream
+	slots      chan struct{} // one value per reading in progress; capacity MaxConcurrent
 
 	connections *conns // with predecessor and successors
 }
@@ -234,7 +240,8 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		opts: o, accepter: a, listener: ln, cancel: cancel, closed: make(chan struct{}),
 		gate: newGate(), connections: newConns(),
 		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
-		slots: make(chan struct{}, o.MaxConcurrent),
+		slots:      make(chan struct{}, o.MaxConcurrent),
+		acceptance: acceptance{base: ctx, timeout: o.AcceptTimeout},
 	}
 	s.http = &http.Server{
 		Handler:                      s.routes(),

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"github.com/go-chi/chi/v5"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 
 	"fieldbridge/bridge"
 )
@@ -179,47 +180,58 @@ func TestTooManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestClientGoneCancelsAccept(t *testing.T) {
-	in := newIntake()
-	entered, cancelled := make(chan struct{}, 1), make(chan error, 1)
-	in.answer = func(ctx context.Context, _ bridge.Reading) (bridge.Receipt, error) {
-		entered <- struct{}{}
-		<-ctx.Done()
-		cancelled <- ctx.Err()
-		return bridge.Receipt{}, ctx.Err()
-	}
-	s := start(t, Options{}, in)
-	conn, err := net.Dial("tcp", s.Addr().String())
+// heldRequest sends a reading that the accepter holds back. done is closed once
+// net/http knows that the client is gone, or will send no more.
+func heldRequest(t *testing.T) (s *running, conn *net.TCPConn, done <-chan struct{}, in *intake, let chan struct{}) {
+	in, entered, let := held()
+	server, err := New(Options{Listen: "127.0.0.1:0", MaxConcurrent: 1}, in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, request("POST", "/v1/devices/d1/uplink", "1")); err != nil {
+	requests, routes := make(chan (<-chan struct{}), 100), server.http.Handler
+	server.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests <- r.Context().Done()
+		routes.ServeHTTP(w, r)
+	})
+	s = run(t, server)
+	c, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := io.WriteString(c, request("POST", "/v1/devices/d1/uplink", "1")); err != nil {
 		t.Fatal(err)
 	}
 	within(t, entered)
+	return s, c.(*net.TCPConn), within(t, requests), in, let
+}
+
+// TestClientGone: what a client has sent before it hung up is still accepted, and
+// holds its place until then.
+func TestClientGone(t *testing.T) {
+	s, conn, done, in, let := heldRequest(t)
 	conn.Close()
-	if err := within(t, cancelled); !errors.Is(err, context.Canceled) {
-		t.Errorf("Accept's context: %v", err)
+	within(t, done)
+	checkProblem(t, sendRaw(t, s.Addr(), request("POST", "/v1/devices/d1/uplink", "2")), http.StatusServiceUnavailable, "in progress already")
+	close(let)
+	s.stop()
+	within(t, s.done)
+	if seen := in.take(); len(seen) != 1 || string(seen[0].Payload) != "1" {
+		t.Errorf("accepted %v", seen)
 	}
 }
 
-// A client that says it has no more to send still reads, and must not get the
-// 200 that net/http writes for handlers that write nothing.
-func TestHalfClosedClientIsToldTheTruth(t *testing.T) {
-	in, _, _ := held()
-	s := start(t, Options{}, in)
-	conn, err := net.Dial("tcp", s.Addr().String())
-	if err != nil {
+// A client that says it has no more to send still reads.
+func TestHalfClosedClientIsAnswered(t *testing.T) {
+	_, conn, done, _, let := heldRequest(t)
+	if err := conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, request("POST", "/v1/devices/d1/uplink", "1")); err != nil {
-		t.Fatal(err)
+	within(t, done)
+	close(let)
+	if a := exchange(t, conn, ""); a.status != http.StatusOK {
+		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	checkProblem(t, exchange(t, conn, ""), http.StatusServiceUnavailable, "not accepted")
 }
 
 // The memory for a body is not taken on the client's word.

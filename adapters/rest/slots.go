@@ -22,7 +22,7 @@ const (
 // keeps nobody else from sending.
 func (s *Server) limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b := &body{ReadCloser: r.Body, s: s, ctx: r.Context(), conn: connFrom(r.Context())}
+		b := &body{ReadCloser: r.Body, s: s, length: r.ContentLength, conn: connFrom(r.Context())}
 		defer b.leave()
 		if r.ContentLength == 0 { // nobody will read to its end
 			if err := b.enter(); err != nil {
@@ -50,14 +50,15 @@ func (s *Server) limitAll(next http.Handler) http.Handler {
 // body is the body of a request behind limit. Its errors can be a *problem.
 type body struct {
 	io.ReadCloser
-	s    *Server
-	ctx  context.Context
-	conn *conn // nil without a network
-	got  int
-	slot bool
+	s      *Server
+	length int64 // below zero if it is not known
+	conn   *conn // nil without a network
+	got    int
+	slot   bool
 }
 
-// Read returns io.EOF only when the request has a slot.
+// Read returns the last byte only when the request has a slot. With a *problem
+// it returns none at all: io.ReadFull would pass over it.
 func (b *body) Read(p []byte) (int, error) {
 	if !b.slot {
 		if b.got >= freeBody {
@@ -74,11 +75,11 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.got += n
 	if b.conn != nil && !b.conn.gets(n) {
-		return n, errSlowBody
+		return 0, errSlowBody
 	}
-	if err == io.EOF && !b.slot {
+	if (err == io.EOF || int64(b.got) == b.length) && !b.slot {
 		if full := b.enter(); full != nil {
-			return n, full
+			return 0, full
 		}
 	}
 	return n, err
@@ -92,7 +93,7 @@ func (b *body) enter() error {
 	if b.slot {
 		return nil
 	}
-	if !b.s.takeSlot(b.ctx) {
+	if !b.s.takeSlot() {
 		return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, hangUp: true,
 			detail: fmt.Sprintf("not accepted: %d readings are in progress already; send it again after the time in Retry-After", cap(b.s.slots))}
 	}
@@ -111,7 +112,7 @@ func (b *body) leave() {
 
 // takeSlot waits only if those who are still sending hold slots: the slowest of
 // them gives way.
-func (s *Server) takeSlot(ctx context.Context) bool {
+func (s *Server) takeSlot() bool {
 	select {
 	case s.slots <- struct{}{}:
 		return true
@@ -132,7 +133,7 @@ func (s *Server) takeSlot(ctx context.Context) bool {
 		case <-again.C:
 		case <-over.C:
 			return false
-		case <-ctx.Done():
+		case <-s.acceptance.base.Done():
 			return false
 		}
 	}

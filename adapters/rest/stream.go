@@ -30,7 +30,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, id bridge.Device
 		s.fail(w, err)
 		return
 	}
-	leave, ok := take(w, s.streams, "streams of downlinks are open")
+	leave, ok := occupy(w, s.streams, "streams of downlinks are open")
 	if !ok {
 		return
 	}

@@ -1,9 +1,9 @@
 package rest
 
 import (
-	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -11,62 +11,48 @@ import (
 	"fieldbridge/bridge"
 )
 
-// timeFormat is RFC 3339 with milliseconds, which every client can read.
-const timeFormat = "2006-01-02T15:04:05.000Z07:00"
-
-// receiptDocument is the body of a 2xx.
-type receiptDocument struct {
-	ID        string       `json:"id"`
-	Timestamp string       `json:"timestamp"`
-	Message   string       `json:"message"`
-	State     bridge.State `json:"state"`
-}
-
-// uplink takes one reading. 200 means that the broker has it, 202 that it is
-// safe here; any other status that nothing was kept.
+// uplink takes one reading for the device and sub topic in the path.
 func (s *Server) uplink(w http.ResponseWriter, r *http.Request) {
-	reading, how, err := s.reading(r)
+	to, err := parseTarget(r)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AcceptTimeout)
-	defer cancel()
-	receipt, err := s.accepter.Accept(ctx, reading, how)
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	status := http.StatusOK
-	if receipt.State != bridge.Delivered {
-		status = http.StatusAccepted
-		if how.Async {
-			w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
-		}
-	}
-	writeJSON(w, status, "application/json", newReceipt(receipt))
+	s.take(w, r, to)
 }
 
-func newReceipt(r bridge.Receipt) receiptDocument {
-	return receiptDocument{
-		ID:        r.ID.String(),
-		Timestamp: r.Time.UTC().Format(timeFormat),
-		Message:   "uplink received",
-		State:     r.State,
+// target is where a reading goes, and when it was measured: the zero time is now.
+type target struct {
+	device   bridge.DeviceID
+	subtopic bridge.Subtopic
+	time     time.Time
+}
+
+// take takes one reading. 200 means that the broker has it, 202 that it is safe
+// here; any other status that nothing was kept.
+func (s *Server) take(w http.ResponseWriter, r *http.Request, to target) {
+	reading, how, err := s.reading(r, to)
+	if err != nil {
+		s.fail(w, err)
+		return
 	}
+	receipt, err := s.accepter.Accept(s.acceptance.context(), reading, how)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	if how.Async && receipt.State != bridge.Delivered {
+		w.Header().Set("Preference-Applied", respondAsync) // RFC 7240, section 3
+	}
+	writeReceipt(w, &receipt)
 }
 
 // reading makes a reading of a request and says how it is to be taken. What can
 // be told without the body is checked before it is read.
-func (s *Server) reading(r *http.Request) (reading bridge.Reading, how bridge.Handling, err error) {
-	if reading.Device, reading.Subtopic, err = parseTarget(r); err != nil {
-		return reading, how, err
-	}
+func (s *Server) reading(r *http.Request, to target) (reading bridge.Reading, how bridge.Handling, err error) {
+	reading.Device, reading.Subtopic, reading.Time = to.device, to.subtopic, to.time
 	if !s.accepter.Known(reading.Device) {
 		return reading, how, fmt.Errorf("%w: %q", bridge.ErrUnknownDevice, reading.Device)
-	}
-	if reading.Time, err = parseQuery(r.URL.RawQuery); err != nil {
-		return reading, how, err
 	}
 	if how, err = parseHandling(r.Header); err != nil {
 		return reading, how, err
@@ -90,18 +76,18 @@ func (s *Server) reading(r *http.Request) (reading bridge.Reading, how bridge.Ha
 	return reading, how, nil
 }
 
-// parseTarget reads device and sub topic from the path.
-func parseTarget(r *http.Request) (bridge.DeviceID, bridge.Subtopic, error) {
+// parseTarget reads device and sub topic from the path, and the time from the
+// query.
+func parseTarget(r *http.Request) (to target, err error) {
 	rctx := chi.RouteContext(r.Context())
-	device, err := parseDevice(rctx.URLParam("device"))
-	if err != nil {
-		return "", "", err
+	if to.device, err = parseDevice(rctx.URLParam("device")); err != nil {
+		return to, err
 	}
-	for _, key := range rctx.URLParams.Keys {
-		if key == "*" {
-			sub, err := parseSubtopic(rctx.URLParam("*"))
-			return device, sub, err
+	if slices.Contains(rctx.URLParams.Keys, "*") {
+		if to.subtopic, err = parseSubtopic(rctx.URLParam("*")); err != nil {
+			return to, err
 		}
 	}
-	return device, "", nil
+	to.time, err = parseQuery(r.URL.RawQuery)
+	return to, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -40,6 +41,7 @@ id = "line"
 durability = "always"
 `
 
+// killClients post numbered readings, every fourth of them in batches.
 const killClients = 8
 
 // TestKill kills the real binary at random moments, while the broker is stopped,
@@ -55,7 +57,11 @@ func TestKill(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var load, chaos sync.WaitGroup
 	for c := range killClients {
-		load.Go(func() { k.client(ctx, fmt.Sprintf("app-%d", c+1)) })
+		client := k.client
+		if c%4 == 3 {
+			client = k.batches
+		}
+		load.Go(func() { client(ctx, fmt.Sprintf("app-%d", c+1)) })
 	}
 	load.Go(func() { k.sensor(ctx) })
 	chaos.Go(func() { k.upset(ctx) })
@@ -168,6 +174,46 @@ func (k *killRun) client(ctx context.Context, device string) {
 		if err != nil || a.Status == http.StatusNotFound {
 			k.pause(5, 20)
 		}
+	}
+}
+
+// batches posts numbered readings of one device, a batch after the other. What a
+// batch that was cut off has no result for may have been accepted or not.
+func (k *killRun) batches(ctx context.Context, device string) {
+	client := newClient(k.t)
+	for n := 1; ctx.Err() == nil; {
+		var body strings.Builder
+		first := n
+		for range 1 + rand.IntN(40) {
+			fmt.Fprintf(&body, "{\"device\":%q,\"contentType\":\"text/plain\",\"payload\":\"%s#%d\"}\n", device, device, n)
+			n++
+		}
+		resp, err := client.Post("http://"+k.http+"/v1/uplinks", "application/x-ndjson", strings.NewReader(body.String()))
+		if err != nil {
+			k.pause(5, 20)
+			continue
+		}
+		for d := json.NewDecoder(resp.Body); ; {
+			var result struct {
+				Line  int
+				State string
+			}
+			if d.Decode(&result) != nil {
+				break
+			}
+			k.mu.Lock()
+			switch result.State {
+			case "delivered":
+				k.accepted[fmt.Sprintf("%s#%d", device, first+result.Line-1)] = http.StatusOK
+			case "stored":
+				k.accepted[fmt.Sprintf("%s#%d", device, first+result.Line-1)] = http.StatusAccepted
+				k.stored++
+			default:
+				k.refused++
+			}
+			k.mu.Unlock()
+		}
+		_ = resp.Body.Close()
 	}
 }
 

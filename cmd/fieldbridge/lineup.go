@@ -196,6 +196,8 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub, Mailboxes: g.bridge,
 		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
 		MaxConnections: connectionLimit(l.cfg, g.log), GaveWay: g.metrics.gaveWay,
+		// A reload can change it and leave the endpoint alone.
+		Secret: func(id bridge.DeviceID) bridge.Secret { return g.now().layout.secret(id) },
 	}
 	if o.TLS, err = httpTLS(&l.cfg.HTTP); err != nil {
 		return err

@@ -120,6 +120,22 @@ func (l *layout) add(key sessionKey, spec sessionSpec) {
 	l.order = append(l.order, key)
 }
 
+// secret is that with which a device's session logs in at the broker, or zero.
+func (l *layout) secret(id bridge.DeviceID) bridge.Secret {
+	d, ok := l.devices[id]
+	if !ok {
+		if l.others == nil {
+			return bridge.Secret{}
+		}
+		d = *l.others
+	}
+	s := l.sessions[d.session]
+	if !s.device.Secret.IsZero() {
+		return s.device.Secret
+	}
+	return s.connector.Secret
+}
+
 // bareDevice is what a session needs of a device. Of its downlinks that is only
 // whether there are any.
 func bareDevice(d config.Device) config.Device {
