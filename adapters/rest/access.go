@@ -145,8 +145,9 @@ func clientOf(r *http.Request) *client {
 
 // allow lets requests through that may go in a direction: all of them as long as
 // there are no tokens, or those of a token with this direction and, if the path
-// names a device, with that device. Every route but /healthz and /readyz is
-// behind it, or behind allowCapture, and nothing else looks at tokens.
+// names a device, with that device. Every route but /healthz, /readyz and
+// /openapi.yaml is behind it, or behind allowCapture, and nothing else looks at
+// tokens.
 func (s *Server) allow(d Direction) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

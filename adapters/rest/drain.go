@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -91,13 +92,15 @@ func (g *gate) wait() {
 	}
 }
 
-// admit lets requests in until the server ends. From then on they are refused,
-// but told that the process is alive, or not ready.
+// admit lets requests in until the server ends. From then on only those are that
+// ask how things are.
 func (s *Server) admit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admitted := s.gate.enter()
 		defer s.gate.leave(admitted)
-		if admitted || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		asks := (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
+			r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/downlinks")
+		if admitted || asks {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -19,7 +19,7 @@ type TLS struct {
 	// Certificate is shown to clients.
 	Certificate tls.Certificate
 	// ClientCAs are those one of which must have signed the certificate of each
-	// client, for /healthz and /readyz, too. nil: clients need none.
+	// client, for every path. nil: clients need none.
 	ClientCAs *x509.CertPool
 }
 

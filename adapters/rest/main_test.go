@@ -17,9 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"fieldbridge/adapters/rest/openapitest"
 	"fieldbridge/adapters/rest/resttest"
 	"fieldbridge/bridge"
 )
@@ -95,8 +97,9 @@ func (in *intake) takeBoth() ([]bridge.Reading, []bridge.Handling) {
 // running is a server on a port of its own.
 type running struct {
 	*Server
-	stop func()     // begins the end
-	done chan error // what Run returned
+	stop     func()     // begins the end
+	done     chan error // what Run returned
+	recorder *openapitest.Recorder
 }
 
 // start runs a server that ends with the test.
@@ -115,6 +118,8 @@ func start(t testing.TB, o Options, a Accepter) *running {
 func run(t testing.TB, s *Server) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Server: s, stop: cancel, done: make(chan error, 1)}
+	var check func()
+	r.recorder, check = record(t, s)
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -127,9 +132,33 @@ func run(t testing.TB, s *Server) *running {
 		case <-time.After(patience):
 			t.Error("Run did not end")
 		}
+		check()
 	})
 	return r
 }
+
+// record has everything that a server answers held against openapi.yaml. check is
+// called when it has ended.
+func record(t testing.TB, s *Server) (r *openapitest.Recorder, check func()) {
+	if _, ok := t.(*testing.B); ok {
+		return nil, func() {} // it would measure the recorder
+	}
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = doc.Record(s.http.Handler, s.routes().(chi.Routes))
+	s.http.Handler = r
+	return r, func() {
+		t.Helper()
+		_, faults := r.Result()
+		for _, err := range faults {
+			t.Error(err)
+		}
+	}
+}
+
+var document = sync.OnceValues(func() (*openapitest.Document, error) { return openapitest.Parse([]byte(OpenAPI)) })
 
 func (r *running) url(path string) string { return "http://" + r.Addr().String() + path }
 

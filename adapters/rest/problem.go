@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -153,9 +152,8 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false) // no page shows it; details stay readable
 	if err := enc.Encode(v); err != nil {
-		buf.Reset()
-		status = http.StatusInternalServerError
-		fmt.Fprintf(&buf, "{\"status\":%d,\"detail\":\"the answer cannot be shown as JSON\"}\n", status)
+		refuse(w, &problem{status: http.StatusInternalServerError, detail: "the answer cannot be shown as JSON; this is a mistake in fieldbridge"})
+		return
 	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)

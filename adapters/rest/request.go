@@ -177,9 +177,8 @@ func parseContentType(h http.Header) (string, error) {
 func refuseCoding(h http.Header) error {
 	for _, coding := range h["Content-Encoding"] {
 		if coding != "" && !strings.EqualFold(coding, "identity") {
-			p := unsupported("content coding %q is not supported; send the body without Content-Encoding", clip(coding))
-			p.header.Set("Accept-Encoding", "identity")
-			return p
+			return &problem{status: http.StatusUnsupportedMediaType, header: http.Header{"Accept-Encoding": {"identity"}},
+				detail: fmt.Sprintf("content coding %q is not supported; send the body without Content-Encoding", clip(coding))}
 		}
 	}
 	return nil

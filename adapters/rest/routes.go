@@ -27,6 +27,8 @@ func (s *Server) routes() http.Handler {
 	r.Head("/healthz", s.healthz)
 	r.Get("/readyz", s.readyz)
 	r.Head("/readyz", s.readyz)
+	r.Get("/openapi.yaml", s.openapi)
+	r.Head("/openapi.yaml", s.openapi)
 	r.Group(s.readRoutes)
 	r.Group(s.uplinkRoutes)
 	r.With(s.allowCapture, s.limit).Post("/v3/capture", s.capture)
@@ -106,9 +108,9 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	status, word := http.StatusOK, "ready"
 	if s.gate.isShut() {
 		ok = false
-		w.Header().Set("Retry-After", strconv.Itoa(wholeSeconds(stopRetry)))
 	}
 	if !ok {
+		w.Header().Set("Retry-After", strconv.Itoa(wholeSeconds(stopRetry)))
 		status, word = http.StatusServiceUnavailable, "not ready"
 	}
 	writeJSON(w, status, "application/json", struct {

@@ -111,8 +111,8 @@ type Options struct {
 	States States
 	// Events are what GET /v1/events streams. nil: nothing is at this path.
 	Events *Events
-	// Tokens are who may use the endpoint, but for /healthz and /readyz. None:
-	// everyone who reaches it.
+	// Tokens are who may use the endpoint, but for /healthz, /readyz and
+	// /openapi.yaml. None: everyone who reaches it.
 	Tokens  []Token
 	clients []*client // made of Tokens
 	// Secret is that with which a device's session logs in at the broker, zero if

@@ -62,6 +62,7 @@ func withBubbleStop(t *testing.T, o Options, a Accepter, test func(t *testing.T,
 		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
 		s, done := newServer(o, a, p), make(chan error, 1)
+		_, check := record(t, s)
 		go func() {
 			defer close(done)
 			done <- s.Run(ctx)
@@ -76,6 +77,7 @@ func withBubbleStop(t *testing.T, o Options, a Accepter, test func(t *testing.T,
 		}
 		test(t, p, stop)
 		stop()
+		check()
 	})
 }
 

@@ -14,10 +14,18 @@ import (
 // someStates has so many devices: d0, d1, …
 type someStates struct{ count int }
 
-func (s someStates) Status() any { return map[string]int{"devices": s.count} }
+func (s someStates) Status() any {
+	return json.RawMessage(fmt.Sprintf(`{"version":"v0","gateway":"hall","time":"2026-01-31T12:00:00Z","uptimeSeconds":1,"devices":%d,`+
+		`"readingsInMemory":0,"clock":{"trusted":true,"source":"kernel","reason":"it says so"},`+
+		`"spool":{"readings":0,"bytes":0,"maxBytes":1,"full":false,"downlinks":0,"deadLetters":0},"connectors":[],"ports":[]}`, s.count))
+}
+
+func stateOf(id bridge.DeviceID) DeviceState {
+	return DeviceState{Device: id, Session: SessionState{State: "up"}}
+}
 
 func (s someStates) Device(id bridge.DeviceID) (DeviceState, bool) {
-	return DeviceState{Device: id}, id == "d0" || id == "a b"
+	return stateOf(id), id == "d0" || id == "d1" || id == "a b"
 }
 
 func (s someStates) Devices(after string, limit int) (page []DeviceState, more bool) {
@@ -29,16 +37,16 @@ func (s someStates) Devices(after string, limit int) (page []DeviceState, more b
 		if len(page) == limit {
 			return page, true
 		}
-		page = append(page, DeviceState{Device: bridge.DeviceID(id)})
+		page = append(page, stateOf(bridge.DeviceID(id)))
 	}
 	return page, false
 }
 
 func TestStates(t *testing.T) {
 	s := start(t, Options{States: someStates{5}}, newIntake())
-	empty := `"connector":"","session":{"state":""},"queue":{"memory":0,"spooled":0,"bytes":0}}`
+	empty := `"connector":"","session":{"state":"up"},"queue":{"memory":0,"spooled":0,"bytes":0}}`
 	for target, want := range map[string]string{
-		"/v1/status":                   `{"devices":5}`,
+		"/v1/status":                   string(someStates{5}.Status().(json.RawMessage)),
 		"/v1/devices/d0":               `{"device":"d0",` + empty,
 		"/v1/devices/a%20b":            `{"device":"a b",` + empty,
 		"/v1/devices?after=d4":         `{"devices":[]}`,

@@ -112,7 +112,7 @@ func TestSuccessorThatIsGivenUp(t *testing.T) {
 	within(t, entered)
 	s.stop()
 	<-s.Shut()
-	checkProblem(t, sendRaw(t, s.Addr(), request("GET", "/v1/status", "")), http.StatusServiceUnavailable, "fieldbridge stops")
+	checkProblem(t, sendRaw(t, s.Addr(), request("POST", "/v1/uplinks", "")), http.StatusServiceUnavailable, "fieldbridge stops")
 	close(let)
 	if p := within(t, one); p.err != nil || p.status != http.StatusOK {
 		t.Errorf("answer %d, error %v", p.status, p.err)

@@ -157,7 +157,7 @@ func runPrepared(t *testing.T, path string, files map[string]string, prepare fun
 	}
 	g := &testGateway{
 		Path: path, t: t, files: files, Logs: &logBuffer{}, done: make(chan struct{}),
-		client: newClient(t),
+		client: newCheckedClient(t),
 	}
 	g.gw, err = newGateway(cfg, slog.New(slog.NewTextHandler(g.Logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"fieldbridge/adapters/rest"
 )
 
 const httpGuide = "../../docs/http.md"
@@ -24,7 +26,7 @@ func TestHTTPGuide(t *testing.T) {
 	}
 	s := newSite(t)
 	address := freeAddr(t)
-	var setup, commands []string
+	var setup, commands, fetch []string
 	text := fmt.Sprintf("[http]\nlisten = %q\n", address)
 	for _, b := range docBlocks(t, httpGuide) {
 		script := strings.ReplaceAll(b.text, "127.0.0.1:8080", address)
@@ -33,6 +35,8 @@ func TestHTTPGuide(t *testing.T) {
 			text += script
 		case b.info == "sh" && strings.Contains(script, "openssl"):
 			setup = append(setup, script)
+		case b.info == "sh" && strings.Contains(script, "openapi.yaml"):
+			fetch = append(fetch, script)
 		case b.info == "sh":
 			for line := range strings.Lines(script) {
 				if strings.Contains(line, "umask") {
@@ -45,8 +49,8 @@ func TestHTTPGuide(t *testing.T) {
 			t.Errorf("line %d: a block of %q", b.line, b.info)
 		}
 	}
-	if len(setup) != 3 || len(commands) != 6 {
-		t.Fatalf("found %d ways to make a file with the token and %d commands", len(setup), len(commands))
+	if len(setup) != 3 || len(commands) != 6 || len(fetch) != 1 {
+		t.Fatalf("found %d ways to make a file with the token, %d commands and %d to fetch the API", len(setup), len(commands), len(fetch))
 	}
 	files := map[string]string{"message.txt": "door open", "tokens/monitoring": readerToken}
 	for name, content := range s.Files {
@@ -68,6 +72,10 @@ func TestHTTPGuide(t *testing.T) {
 		if !strings.Contains(out, "delivered") || len(s.messages("hall-a-1")) != i+1 {
 			t.Errorf("%s printed %q; %d readings have come", c, out, len(s.messages("hall-a-1")))
 		}
+	}
+	shell(fetch[0])
+	if got, err := os.ReadFile(filepath.Join(filepath.Dir(path), "openapi.yaml")); err != nil || string(got) != rest.OpenAPI {
+		t.Errorf("openapi.yaml has %d bytes, want %d: %v", len(got), len(rest.OpenAPI), err)
 	}
 	rotate(t, g, shell, commands[0], string(token))
 }

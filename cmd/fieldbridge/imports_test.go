@@ -34,17 +34,20 @@ type listedPackage struct {
 // the only packages that may import it outside of tests. An entry stands for
 // the packages below it, too.
 var reservedPackages = map[string][]string{
-	modulePath + "/bridge/bridgetest":      nil,
-	modulePath + "/adapters/rest/resttest": nil,
-	modulePath + "/bridge/devbroker":       {modulePath + "/cmd/fieldbridge"},
-	modulePath + "/bridge/freeport":        {modulePath + "/bridge/session/loadtest"},
-	"github.com/mochi-mqtt/server":         {modulePath + "/bridge/devbroker"},
-	"github.com/creack/pty":                {modulePath + "/cmd/fieldbridge"},
-	"github.com/google/go-cmp":             {modulePath + "/bridge/bridgetest"},
-	"go.uber.org/goleak":                   {modulePath + "/bridge/bridgetest"},
-	"pgregory.net/rapid":                   {modulePath + "/bridge/bridgetest"},
-	"testing":                              {modulePath + "/bridge/bridgetest"},
-	"net/http/httptest":                    {modulePath + "/bridge/bridgetest"},
+	modulePath + "/bridge/bridgetest":         nil,
+	modulePath + "/adapters/rest/resttest":    nil,
+	modulePath + "/adapters/rest/openapitest": nil,
+	modulePath + "/bridge/devbroker":          {modulePath + "/cmd/fieldbridge"},
+	modulePath + "/bridge/freeport":           {modulePath + "/bridge/session/loadtest"},
+	"github.com/mochi-mqtt/server":            {modulePath + "/bridge/devbroker"},
+	"github.com/creack/pty":                   {modulePath + "/cmd/fieldbridge"},
+	"github.com/google/go-cmp":                {modulePath + "/bridge/bridgetest"},
+	"go.uber.org/goleak":                      {modulePath + "/bridge/bridgetest"},
+	"pgregory.net/rapid":                      {modulePath + "/bridge/bridgetest"},
+	"github.com/santhosh-tekuri/jsonschema":   {modulePath + "/adapters/rest/openapitest"},
+	"go.yaml.in/yaml":                         {modulePath + "/adapters/rest/openapitest"},
+	"testing":                                 {modulePath + "/bridge/bridgetest"},
+	"net/http/httptest":                       {modulePath + "/bridge/bridgetest"},
 }
 
 // knowEverybody are the programs, which put the parts together.

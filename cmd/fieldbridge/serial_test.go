@@ -252,8 +252,8 @@ func TestModbusInTheGateway(t *testing.T) {
 	if d.Path != p.Path || d.Modbus == nil || len(d.Modbus.Slaves) != 2 || d.Modbus.Slaves[1].Device != "e" || d.Modbus.Requests["ok"] < 4 {
 		t.Errorf("status: %+v", d)
 	}
-	if code, out, stderr := cli("status", "--address", g.HTTP); code != 0 || !strings.Contains(out, "slave 2 (e) answers") {
-		t.Errorf("status: %d %s%s", code, out, stderr)
+	if out := g.status(); !strings.Contains(out, "slave 2 (e) answers") {
+		t.Errorf("status: %s", out)
 	}
 }
 

@@ -50,6 +50,7 @@ func (g *testGateway) status() string {
 		g.t.Fatalf("status: exit code %d: %s", code, stderr)
 	}
 	checkNoSecrets(g.t, stdout, g.files)
+	g.get("/v1/status", &statusDocument{}) // which also looks whether it is as documented
 	for line := range strings.Lines(stdout) {
 		if !strings.HasPrefix(line, "  ") && !strings.HasPrefix(line, "clock:") && len([]rune(line)) > 121 {
 			g.t.Errorf("a line of %d characters: %s", len([]rune(line)), line)
