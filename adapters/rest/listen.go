@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // TLS is how the endpoint is encrypted: TLS 1.2 or later, with HTTP/1.1 inside.
@@ -41,13 +44,43 @@ func (t *TLS) config() *tls.Config {
 	return c
 }
 
-// wrap puts TLS on what a listener accepts, if there is to be any. http.Server
-// makes the handshakes, within ReadHeaderTimeout.
+// wrap gives the connections that a listener accepts their places, and puts TLS
+// on them if there is to be any. http.Server makes the handshakes, within
+// ReadHeaderTimeout.
 func (s *Server) wrap(ln net.Listener) net.Listener {
+	ln = &places{ln, s}
 	if s.opts.TLS == nil {
 		return ln
 	}
 	return tls.NewListener(ln, s.opts.TLS.config())
+}
+
+// places is a listener that accepts no more connections than may be open.
+type places struct {
+	net.Listener
+	s *Server
+}
+
+// Accept implements net.Listener. http.Server tries again after a while if the
+// process has no file descriptor left.
+func (p *places) Accept() (net.Conn, error) {
+	nc, err := p.Listener.Accept()
+	if err != nil {
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+			p.s.connections.yield()
+		}
+		return nil, err
+	}
+	c := &conn{Conn: nc, conns: p.s.connections, server: p.s}
+	c.conns.admit(c, p.s.closed)
+	return c, nil
+}
+
+// Close implements net.Listener.
+func (p *places) Close() error { return p.s.closeListener() }
+
+func withConn(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, connOf(nc))
 }
 
 func (o *Options) scheme() string {

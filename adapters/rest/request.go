@@ -243,6 +243,10 @@ func tooLarge(limit int64) *problem {
 
 // bodyError tells a slow client from one whose body is broken or cut short.
 func bodyError(err error, got int) *problem {
+	var p *problem // limit's
+	if errors.As(err, &p) {
+		return p
+	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return &problem{status: http.StatusRequestTimeout, hangUp: true,

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.observe, routeAsSent, s.guard)
+	r.Use(s.observe, routeAsSent, s.guard, s.admit)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &problem{status: http.StatusNotFound,
 			detail: "nothing is at this path; readings go to POST /v1/devices/{device}/uplink, with the sub topic behind it if there is one, and many at a time to POST /v1/uplinks"})
@@ -58,10 +59,10 @@ func (s *Server) readRoutes(r chi.Router) {
 // uplinkRoutes are those that take readings. A request without a token takes no
 // slot.
 func (s *Server) uplinkRoutes(r chi.Router) {
-	r.Use(s.allow(Uplink), s.limit)
-	r.Post("/v1/devices/{device}/uplink", s.uplink)
-	r.Post("/v1/devices/{device}/uplink/*", s.uplink)
-	r.Post("/v1/uplinks", s.batch)
+	r.Use(s.allow(Uplink))
+	r.With(s.limit).Post("/v1/devices/{device}/uplink", s.uplink)
+	r.With(s.limit).Post("/v1/devices/{device}/uplink/*", s.uplink)
+	r.With(s.limitAll).Post("/v1/uplinks", s.batch)
 }
 
 // downlinkRoutes are those of mailboxes. An answer is taken like a reading.
@@ -105,7 +106,11 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	ok, detail := s.opts.Ready()
 	status, word := http.StatusOK, "ready"
+	if s.gate.isShut() {
+		ok = false
+	}
 	if !ok {
+		w.Header().Set("Retry-After", strconv.Itoa(wholeSeconds(stopRetry)))
 		status, word = http.StatusServiceUnavailable, "not ready"
 	}
 	writeJSON(w, status, "application/json", struct {
@@ -187,26 +192,11 @@ func sameOrigin(r *http.Request, scheme string) bool {
 	return err == nil && u.Scheme == scheme && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
-// limit bounds the readings in progress; Run waits for all of them.
-func (s *Server) limit(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case s.slots <- struct{}{}:
-		default:
-			refuse(w, &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, hangUp: true,
-				detail: fmt.Sprintf("not accepted: %d readings are in progress already; send it again after the time in Retry-After", cap(s.slots))})
-			return
-		}
-		defer func() { <-s.slots }()
-		next.ServeHTTP(w, r)
-	})
-}
-
 // observe logs each request and survives a panic of a handler.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		sw := &statusWriter{ResponseWriter: w, request: r}
+		sw := &statusWriter{ResponseWriter: w, request: r, s: s}
 		defer func() {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
@@ -240,18 +230,22 @@ type statusWriter struct {
 	http.ResponseWriter
 	request *http.Request
 	status  int
+	s       *Server
 }
 
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
+		if w.s.isEnding() { // no connection is kept
+			w.Header().Set("Connection", "close")
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
 }

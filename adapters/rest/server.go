@@ -27,9 +27,10 @@ import (
 // Defaults of Options.
 const (
 	DefaultMaxBody           = 256 << 10
-	DefaultMaxConcurrent     = 512
-	DefaultMaxPolls          = 64
-	DefaultMaxStreams        = 64
+	DefaultMaxConnections    = 1024
+	DefaultMaxConcurrent     = 512 // but at most half of the connections
+	DefaultMaxPolls          = 64  // but at most an eighth of the connections
+	DefaultMaxStreams        = 64  // likewise
 	DefaultReadHeaderTimeout = 5 * time.Second
 	DefaultReadTimeout       = 30 * time.Second
 	DefaultAcceptTimeout     = 60 * time.Second
@@ -82,8 +83,16 @@ type Options struct {
 	TLS *TLS
 	// MaxBody is the largest payload in bytes.
 	MaxBody int64
-	// MaxConcurrent bounds the readings that are being received or accepted;
-	// above it, 503. With MaxBody it bounds the memory.
+	// MaxConnections bounds the connections that are open, together with those
+	// of a predecessor. Beyond, one that is idle, or slow with its request, gives
+	// way; if all are in the middle of a request, new ones wait.
+	MaxConnections int
+	// GaveWay is told of each connection that had to, from many goroutines at
+	// once. nil: nobody is.
+	GaveWay func(Yield)
+	// MaxConcurrent bounds the readings that are being accepted, or received
+	// beyond their first 16 KiB; above it, 503. With MaxBody and MaxConnections
+	// it bounds the memory.
 	MaxConcurrent int
 	// Logger gets a line per request at DEBUG, and what is broken at ERROR.
 	// nil logs nothing. Payloads and queries are never logged.
@@ -151,16 +160,19 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
 	}
-	if o.MaxConcurrent == 0 {
-		o.MaxConcurrent = DefaultMaxConcurrent
+	if o.MaxConnections == 0 {
+		o.MaxConnections = DefaultMaxConnections
 	}
-	if o.MaxPolls == 0 {
-		o.MaxPolls = DefaultMaxPolls
+	// Those that cannot give way must not be all.
+	share := func(n *int, def, part int) {
+		if *n == 0 {
+			*n = max(min(def, o.MaxConnections/part), 1)
+		}
 	}
-	if o.MaxStreams == 0 {
-		o.MaxStreams = DefaultMaxStreams
-	}
-	if !ok || o.MaxPolls < 0 || o.MaxStreams < 0 || o.MaxBody < 0 || o.MaxConcurrent < 0 {
+	share(&o.MaxConcurrent, DefaultMaxConcurrent, 2)
+	share(&o.MaxPolls, DefaultMaxPolls, 8)
+	share(&o.MaxStreams, DefaultMaxStreams, 8)
+	if !ok || o.MaxPolls < 0 || o.MaxStreams < 0 || o.MaxBody < 0 || o.MaxConcurrent < 0 || o.MaxConnections < 0 {
 		return o, errors.New("http options: limits and timeouts must not be negative")
 	}
 	if o.Logger == nil {
@@ -185,16 +197,22 @@ type Server struct {
 	socket     *socketFile  // of a Unix socket
 	released   sync.Once    // the socket
 	http       *http.Server
-	cancel     context.CancelFunc // ends the context of all requests
-	acceptance acceptance         // how long readings wait
-	conns      atomic.Int64       // that are open
-	followed   atomic.Bool        // by a successor
-	ending     chan struct{}      // closed when no connection is accepted any more: those who wait are to go
-	polls      chan struct{}      // one value per request that fetches downlinks
-	streams    chan struct{}      // one value per stream
-	slots      chan struct{}      // one value per reading in progress; capacity MaxConcurrent
+	cancel     context.CancelFunc     // ends the context of all requests
+	acceptance acceptance             // how long readings wait
+	closing    sync.Once              // closed
+	closed     chan struct{}          // closed with the listener
+	live       atomic.Int64           // connections that are open
+	active     atomic.Int64           // those of them that are at a request
+	before     atomic.Pointer[Server] // the predecessor, until Run
+	followed   atomic.Bool            // by a successor
+	gate       *gate
+	ending     chan struct{} // closed when the end has begun: those who wait are to go
+	polls      chan struct{} // one value per request that fetches downlinks
+	streams    chan struct{} // one value per stream
+	slots      chan struct{} // one value per reading in progress; capacity MaxConcurrent
 
-	roster atomic.Pointer[roster] // never nil
+	connections *conns                 // with predecessor and successors
+	roster      atomic.Pointer[roster] // never nil
 }
 
 // New binds the listener, so that a wrong or taken address is known before
@@ -221,7 +239,8 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	// from those that wait for the broker.
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
-		opts: o, accepter: a, listener: ln, cancel: cancel,
+		opts: o, accepter: a, listener: ln, cancel: cancel, closed: make(chan struct{}),
+		gate: newGate(), connections: newConns(),
 		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
 		slots:      make(chan struct{}, o.MaxConcurrent),
 		acceptance: acceptance{base: ctx, timeout: o.AcceptTimeout},
@@ -229,8 +248,9 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	s.roster.Store(newRoster(o.clients, nil))
 	s.http = &http.Server{
 		Handler:                      s.routes(),
-		ConnState:                    s.count,
+		ConnState:                    s.state,
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnContext:                  withConn,
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            o.ReadHeaderTimeout,
 		ReadTimeout:                  o.ReadTimeout,
@@ -245,8 +265,11 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 // Addr is the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Shut is closed when Run accepts no connection any more. What is accepted from
-// then on is a successor's.
+// Connections is how many are open, with those of predecessors.
+func (s *Server) Connections() int { return s.connections.count() }
+
+// Shut is closed when the end of Run has begun. If there is a successor, what is
+// accepted from then on is the successor's.
 func (s *Server) Shut() <-chan struct{} { return s.ending }
 
 func (s *Server) isEnding() bool {
@@ -263,7 +286,10 @@ func (s *Server) isEnding() bool {
 func (s *Server) Close() error {
 	s.cancel()
 	defer s.releaseSocket()
-	if err := errors.Join(s.http.Close(), s.listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
+	if before := s.before.Load(); before != nil {
+		before.followed.Store(false)
+	}
+	if err := errors.Join(s.http.Close(), s.closeListener()); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close http endpoint: %w", err)
 	}
 	return nil
@@ -271,12 +297,15 @@ func (s *Server) Close() error {
 
 func (s *Server) releaseSocket() { s.released.Do(s.socket.release) }
 
-// Run serves until ctx is done. Then it takes no new connections, lets the
-// readings in progress be answered for up to DrainTimeout, cancels what is left
-// and returns nil once no call of the Accepter is under way. It is called once.
+// Run serves until ctx is done. Then it refuses new requests, or leaves them to a
+// successor, lets those in progress be answered for up to DrainTimeout, cancels
+// what is left and returns nil once no call of the Accepter is under way. It is
+// called once.
 func (s *Server) Run(ctx context.Context) error {
 	s.opts.Logger.Info("http endpoint listens", "address", s.Addr().String(), "tls", s.opts.TLS != nil)
 	defer s.releaseSocket()
+	s.before.Store(nil)
+	s.connections.limit(s.opts.MaxConnections)
 	if s.socket != nil { // the mode may be another than before
 		if err := os.Chmod(s.socket.path, s.opts.SocketMode); err != nil {
 			s.opts.Logger.Error("permissions of the http socket not set", "error", err)
@@ -295,33 +324,16 @@ func (s *Server) Run(ctx context.Context) error {
 			err = fmt.Errorf("serve http on %s: %w", s.Addr(), err)
 		}
 	case <-ctx.Done():
-		// First, so that no connection is between being accepted and being known
-		// to the server, which would cut it off.
-		_ = s.listener.Close()
-		<-served
-		close(s.ending)
-		s.handOver()
-		s.drain()
+		if s.followed.Load() {
+			s.handOver(served)
+		} else {
+			close(s.ending)
+			s.drain()
+		}
 	}
 	s.cancel()
+	s.gate.close()
 	_ = s.http.Close() // what is still open has been cut off on purpose
-	for range cap(s.slots) {
-		s.slots <- struct{}{}
-	}
+	s.gate.wait()
 	return err
-}
-
-func (s *Server) drain() {
-	if s.shutdown(s.opts.DrainTimeout) == nil {
-		return
-	}
-	s.opts.Logger.Warn("http requests cut off", "count", len(s.slots), "after", s.opts.DrainTimeout)
-	s.cancel()
-	_ = s.shutdown(cutTime) // Run closes what does not end even now
-}
-
-func (s *Server) shutdown(limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	return s.http.Shutdown(ctx)
 }

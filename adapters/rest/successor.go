@@ -1,10 +1,10 @@
 package rest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"time"
 )
@@ -38,6 +38,8 @@ func (s *Server) Successor(o Options) (*Server, error) {
 	s.followed.Store(true)
 	next := newServer(o, s.accepter, ln)
 	next.roster.Store(newRoster(o.clients, s.roster.Load()))
+	next.connections = s.connections
+	next.before.Store(s)
 	if next.socket = s.socket; next.socket != nil {
 		next.socket.users.Add(1)
 	}
@@ -51,33 +53,37 @@ const (
 	handOverLook = 2 * time.Millisecond
 )
 
-// handOver lets the connections that are open, and the requests that are being
-// sent, come to an end before the drain: http.Server drops requests that it
-// reads once that has begun, and with a successor no client need know.
-func (s *Server) handOver() {
-	if !s.followed.Load() {
-		return
-	}
+// handOver leaves new connections to the successor, lets those that are open, and
+// the requests that are being sent, come to an end, and then cuts off what is
+// idle and waits for the rest: http.Server drops requests that it reads once its
+// Shutdown has begun, and with a successor no client need know.
+func (s *Server) handOver(served <-chan error) {
+	// First, so that no connection is between being accepted and being known to
+	// the server, which would cut it off.
+	_ = s.closeListener()
+	<-served
+	close(s.ending)
 	s.http.SetKeepAlivesEnabled(false)
 	over := time.NewTimer(handOverTime)
 	defer over.Stop()
-	look := time.NewTicker(handOverLook)
-	defer look.Stop()
-	for s.conns.Load() > 0 {
+	again := time.NewTicker(handOverLook)
+	defer again.Stop()
+	for s.live.Load() > 0 {
 		select {
-		case <-look.C:
+		case <-again.C:
+			continue
 		case <-over.C:
-			return
 		}
+		break
+	}
+	if s.shutdown(s.opts.DrainTimeout) != nil {
+		s.cut()
+		_ = s.shutdown(cutTime) // Run closes what does not end even now
 	}
 }
 
-// count is told of every connection's states by http.Server.
-func (s *Server) count(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		s.conns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		s.conns.Add(-1)
-	}
+func (s *Server) shutdown(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return s.http.Shutdown(ctx)
 }

@@ -1,9 +1,12 @@
 package rest
 
 import (
+	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A successor takes the socket over under load: no connection is refused and
@@ -52,5 +55,66 @@ func TestSuccessor(t *testing.T) {
 	load.Wait()
 	if _, err := s.Successor(Options{MaxBody: -1}); err == nil {
 		t.Error("wrong options were taken")
+	}
+}
+
+// What a predecessor has in progress keeps nobody from the successor, and idle
+// clients are sent there.
+func TestSuccessorTakesWhatIsNew(t *testing.T) {
+	in, entered, let := held()
+	s := start(t, Options{}, in)
+	kept := dial(t, s.Addr())
+	if a := exchange(t, kept, request("GET", "/healthz", "")); a.status != http.StatusOK {
+		t.Fatalf("status %d", a.status)
+	}
+	one := postAside(t, s.url("/v1/devices/d1/uplink"))
+	within(t, entered)
+	next, err := s.Successor(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s
+	s = run(t, next)
+	before.stop()
+	<-before.Shut()
+	for range 5 {
+		if a := sendRaw(t, s.Addr(), request("GET", "/readyz", "")); a.status != http.StatusOK {
+			t.Errorf("readyz: status %d", a.status)
+		}
+	}
+	if err := kept.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := kept.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("an idle connection got %d bytes, error %v", n, err)
+	}
+	close(let)
+	if p := within(t, one); p.err != nil || p.status != http.StatusOK {
+		t.Errorf("answer %d, error %v", p.status, p.err)
+	}
+	if err := within(t, before.done); err != nil {
+		t.Error(err)
+	}
+}
+
+// A successor that never ran leaves things as they were.
+func TestSuccessorThatIsGivenUp(t *testing.T) {
+	in, entered, let := held()
+	s := start(t, Options{}, in)
+	next, err := s.Successor(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	one := postAside(t, s.url("/v1/devices/d1/uplink"))
+	within(t, entered)
+	s.stop()
+	<-s.Shut()
+	checkProblem(t, sendRaw(t, s.Addr(), request("POST", "/v1/uplinks", "")), http.StatusServiceUnavailable, "fieldbridge stops")
+	close(let)
+	if p := within(t, one); p.err != nil || p.status != http.StatusOK {
+		t.Errorf("answer %d, error %v", p.status, p.err)
 	}
 }

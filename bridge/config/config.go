@@ -126,6 +126,8 @@ type HTTP struct {
 	SocketMode fs.FileMode
 	// MaxBody is the largest request body in bytes.
 	MaxBody int64
+	// MaxConnections is how many connections may be open.
+	MaxConnections int
 	// Cert is shown in the TLS handshake; nil: the endpoint is not encrypted.
 	Cert *KeyPair
 	// ClientCAPEM are certificates (PEM), one of which must have signed that of

@@ -9,10 +9,18 @@ import (
 	"strings"
 )
 
+// What max_connections may be. Fewer are soon used up by apps that wait for
+// downlinks and by those who look at the status page.
+const (
+	minConnections = 64
+	maxConnections = 100_000
+)
+
 func (v *validator) http() {
 	raw, in := &v.raw.HTTP, v.raw.HTTP.In
-	v.cfg.HTTP = HTTP{Pos: in.pos(""), Listen: raw.Listen, MaxBody: int64(raw.MaxBody)}
+	v.cfg.HTTP = HTTP{Pos: in.pos(""), Listen: raw.Listen, MaxBody: int64(raw.MaxBody), MaxConnections: int(raw.MaxConns)}
 	checkSize(in, "max_body", raw.MaxBody, maxMQTTPayload)
+	checkInt(in, "max_connections", raw.MaxConns, minConnections, maxConnections)
 	v.httpTLS()
 	v.httpTokens()
 	v.socketMode()

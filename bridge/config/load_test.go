@@ -52,7 +52,7 @@ func TestDefaults(t *testing.T) {
 			Pos: at(1, "spool"), MaxBytes: 268435456, MaxAge: 168 * time.Hour, WhenFull: "reject", MinFree: 67108864,
 		},
 		Clock: Clock{Pos: at(1, "clock")},
-		HTTP:  HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144},
+		HTTP:  HTTP{Pos: at(1, "http"), Listen: "127.0.0.1:8080", MaxBody: 262144, MaxConnections: 1024},
 		Connectors: []Connector{{
 			Pos: at(1, "connector[0]"), Name: "plant", Gateway: host, Profile: ProfileAkenza, Auth: AuthDeviceCredentials,
 			PerDevice: true, ClientID: "{device}", Username: "unused",
@@ -108,7 +108,7 @@ spool = { max_bytes = "1MiB", max_bytes_per_device = "64KiB", max_age = "1m", wh
 clock.require_sync = true
 log.level = "debug"
 log.format = "json"
-http = { listen = "[::1]:0", max_body = "1MB" }
+http = { listen = "[::1]:0", max_body = "1MB", max_connections = 100 }
 connector = [
   { name = "plant", broker = "mqtts://[2001:db8::1]:1", auth = "device-credentials", ca_file = "ca/good.pem",
     keep_alive = "65535s", session_expiry = "4294967294s", receive_maximum = 65535, max_payload = "256MiB",
@@ -152,6 +152,7 @@ content_type = "Text/CSV; charset=UTF-8"
 		{"log", cfg.Log, Log{slog.LevelDebug, "json"}},
 		{"listen", cfg.HTTP.Listen, "[::1]:0"},
 		{"max_body", cfg.HTTP.MaxBody, int64(1e6)},
+		{"max_connections", cfg.HTTP.MaxConnections, 100},
 		{"broker", c.Broker, "mqtts://[2001:db8::1]:1"},
 		{"address", c.Address + " " + c.Host, "[2001:db8::1]:1 2001:db8::1"},
 		{"ca_file", c.CAFile, filepath.Join(dir, "ca/good.pem")},

@@ -51,6 +51,7 @@ type rawHTTP struct {
 	In           place
 	Listen       string         `toml:"listen"`
 	MaxBody      Size           `toml:"max_body"`
+	MaxConns     int64          `toml:"max_connections"`
 	SocketMode   string         `toml:"socket_mode"`
 	TLSCertFile  string         `toml:"tls_cert_file"`
 	TLSKeyFile   string         `toml:"tls_key_file"`
@@ -144,7 +145,7 @@ func (c *rawConfig) setDefaults() {
 		MaxBytes: 256 << 20, MaxBytesPerDevice: noSize,
 		MaxAge: 7 * 24 * time.Hour, WhenFull: WhenFullReject, MinFree: 64 << 20,
 	}
-	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload}
+	c.HTTP = rawHTTP{Listen: "127.0.0.1:8080", MaxBody: defaultMaxPayload, MaxConns: 1024}
 }
 
 func (c *rawConnector) setDefaults() {

@@ -72,5 +72,19 @@ func (m *metrics) addDenials() {
 	}
 }
 
+// addGaveWay makes the metric of connections that had to give way.
+func (m *metrics) addGaveWay() {
+	m.yields = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsPrefix, Name: "http_connections_gave_way_total",
+		Help: "HTTP connections that had to give way to others, by what they were waiting for.",
+	}, []string{"waiting_for"})
+	for _, why := range rest.Yields {
+		m.yields.WithLabelValues(string(why))
+	}
+}
+
+// gaveWay counts one.
+func (m *metrics) gaveWay(why rest.Yield) { m.yields.WithLabelValues(string(why)).Inc() }
+
 // denied counts one.
 func (m *metrics) denied(why rest.Denial) { m.denials.WithLabelValues(string(why)).Inc() }

@@ -27,6 +27,7 @@ type collector struct {
 	deadLetters, deadDropped                                *prometheus.Desc
 	serialFrames, serialUp, serialDropped, serialPolls      *prometheus.Desc
 	modbusRequests, modbusPolls, clockTrusted               *prometheus.Desc
+	connections                                             *prometheus.Desc
 }
 
 func newCollector(g *gateway, m *metrics) *collector {
@@ -69,6 +70,8 @@ func newCollector(g *gateway, m *metrics) *collector {
 		modbusRequests: desc("modbus_requests_total", "Modbus requests, each retry as one of its own, by what became of them.", "port", "outcome"),
 		modbusPolls:    desc("modbus_polls_total", "Polls of Modbus slaves, by whether every register came.", "port", "outcome"),
 
+		connections: desc("http_connections", "Connections to the HTTP endpoint that are open."),
+
 		clockTrusted: desc("clock_trusted", "1 while the wall clock is trusted: without it no token can be made."),
 	}
 }
@@ -79,6 +82,7 @@ func (c *collector) descs() []*prometheus.Desc {
 		c.spoolReadings, c.spoolBytes, c.spoolOldest, c.spoolDownlinks,
 		c.spoolWritten, c.spoolDropped, c.spoolDamaged, c.spoolSalvaged, c.deadLetters, c.deadDropped,
 		c.serialFrames, c.serialUp, c.serialDropped, c.serialPolls, c.modbusRequests, c.modbusPolls, c.clockTrusted,
+		c.connections,
 	}
 }
 
@@ -106,6 +110,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	trusted := c.g.clock.State().Trusted
 	s.gauge(c.clockTrusted, oneIf(trusted))
 	s.gauge(c.inMemory, float64(c.g.bridge.Held()))
+	s.gauge(c.connections, float64(c.g.now().http.Connections()))
 	c.ofSessions(s)
 	c.ofSpool(s, trusted)
 	for name, port := range c.g.now().ports {

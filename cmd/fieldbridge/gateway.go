@@ -211,11 +211,11 @@ func (g *gateway) run(ctx context.Context) error {
 	notify(g.log, sd.SdNotifyReady)
 
 	err := g.serve(contexts{intakeCtx, inner})
+	notify(g.log, sd.SdNotifyStopping)
 	stopIntake()
 	if werr := g.intake.wait(); err == nil {
 		err = werr
 	}
-	notify(g.log, sd.SdNotifyStopping)
 	dctx, cancel := context.WithTimeout(inner, drainTimeout)
 	_ = g.bridge.Drain(dctx) // what is left is flushed
 	cancel()

@@ -286,13 +286,17 @@ func TestShutdownWaitsForTheBroker(t *testing.T) {
 	eventually(t, "all lines read", func() bool { return g.gw.bridge.Held() == 51 })
 
 	g.cancel()
-	eventually(t, "no new connections", func() bool {
-		c, err := net.Dial("tcp", g.HTTP)
-		if err == nil {
-			_ = c.Close()
+	eventually(t, "new readings are refused", func() bool {
+		resp, err := g.client.Get("http://" + g.HTTP + "/readyz")
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err != nil
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable
 	})
+	if a := g.post("app", "", "text/plain", "late"); a.Status != http.StatusServiceUnavailable {
+		t.Errorf("a reading after the end began got %+v", a)
+	}
 	select {
 	case <-g.done:
 		t.Fatal("the gateway stopped with readings in flight")

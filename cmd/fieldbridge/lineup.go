@@ -195,6 +195,7 @@ func (c *change) makeHTTP(intake countingIntake) (err error) {
 		Listen: l.cfg.HTTP.Listen, SocketMode: l.cfg.HTTP.SocketMode, MaxBody: l.cfg.HTTP.MaxBody, Logger: g.log, Ready: g.ready,
 		Metrics: g.metrics.handler(g.log), States: currentStates{g}, Events: &g.events.hub, Mailboxes: g.bridge,
 		Tokens: httpTokens(l.cfg.HTTP.Tokens), Denied: g.metrics.denied,
+		MaxConnections: connectionLimit(l.cfg, g.log), GaveWay: g.metrics.gaveWay,
 		// A reload can change it and leave the endpoint alone.
 		Secret: func(id bridge.DeviceID) bridge.Secret { return g.now().layout.secret(id) },
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"fieldbridge/adapters/rest"
 	"fieldbridge/bridge/config"
 )
 
@@ -15,6 +16,9 @@ const (
 	memoryBase = 32 << 20
 	// memoryPerSession is for a TLS connection with its buffers, or a serial port.
 	memoryPerSession = 64 << 10
+	// memoryPerConnection is for an HTTP connection above the default of
+	// http.max_connections: 20 KiB were measured for one that is idle.
+	memoryPerConnection = 24 << 10
 	// memoryPerDevice is for the lane of a device.
 	memoryPerDevice = 4 << 10
 	// spoolPerByte is how many bytes of the spool cost one in memory: a reading
@@ -31,17 +35,23 @@ func limitMemory(cfg *config.Config) {
 }
 
 func memoryLimit(cfg *config.Config) int64 {
-	connections := len(cfg.Serials)
+	lines := sessionCount(cfg) + len(cfg.Serials)
+	return memoryBase + int64(lines)*memoryPerSession + int64(len(cfg.Devices))*memoryPerDevice +
+		int64(max(cfg.HTTP.MaxConnections-rest.DefaultMaxConnections, 0))*memoryPerConnection +
+		cfg.Spool.MaxBytes/spoolPerByte
+}
+
+// sessionCount is how many MQTT sessions a configuration asks for.
+func sessionCount(cfg *config.Config) (n int) {
 	for i := range cfg.Connectors {
 		if !cfg.Connectors[i].PerDevice {
-			connections++
+			n++
 		}
 	}
 	for _, d := range cfg.Devices {
 		if cfg.Connector(d.ConnectorName).PerDevice {
-			connections++
+			n++
 		}
 	}
-	return memoryBase + int64(connections)*memoryPerSession + int64(len(cfg.Devices))*memoryPerDevice +
-		cfg.Spool.MaxBytes/spoolPerByte
+	return n
 }

@@ -39,6 +39,12 @@ func TestMemoryLimit(t *testing.T) {
 	if got := debug.SetMemoryLimit(-1); got != want+64<<10+4<<10 {
 		t.Errorf("%d bytes for one more, want %d", got, want+64<<10+4<<10)
 	}
+	many := *cfg
+	many.HTTP.MaxConnections = 10_000
+	limitMemory(&many)
+	if got := debug.SetMemoryLimit(-1); got != want+(10_000-1024)*24<<10 {
+		t.Errorf("%d bytes for many connections, want %d", got, want+(10_000-1024)*24<<10)
+	}
 	t.Setenv("GOMEMLIMIT", "1GiB")
 	debug.SetMemoryLimit(1 << 30)
 	limitMemory(cfg)

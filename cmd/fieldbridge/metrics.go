@@ -44,6 +44,7 @@ type metrics struct {
 	downlinks *prometheus.CounterVec // target, outcome
 	reloads   *prometheus.CounterVec // outcome
 	denials   *prometheus.CounterVec // reason
+	yields    *prometheus.CounterVec // waiting_for
 	reloaded  prometheus.Gauge       // 1: the last reload worked
 	reloadAt  prometheus.Gauge       // when one last worked
 
@@ -93,10 +94,11 @@ func newMetrics(cfg *config.Config, g *gateway) *metrics {
 	}
 	m.addReloads()
 	m.addDenials()
+	m.addGaveWay()
 	for i := range cfg.Connectors {
 		m.counts(cfg.Connectors[i].Name)
 	}
-	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, m.denials, newCollector(g, m),
+	m.registry.MustRegister(m.readings, m.publish, m.downlinks, m.reloads, m.reloaded, m.reloadAt, m.denials, m.yields, newCollector(g, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

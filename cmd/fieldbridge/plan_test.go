@@ -97,6 +97,7 @@ func TestDiff(t *testing.T) {
 		"port gone":   {func(c *config.Config) { c.Serials = c.Serials[:1] }, plan{closePorts: []string{"other"}}},
 		"port added":  {func(c *config.Config) { c.Serials = append(c.Serials, config.Serial{Name: "new"}) }, plan{openPorts: []string{"new"}}},
 		"max_body":    {func(c *config.Config) { c.HTTP.MaxBody++ }, plan{http: httpSettings}},
+		"connections": {func(c *config.Config) { c.HTTP.MaxConnections++ }, plan{http: httpSettings}},
 		"certificate": {func(c *config.Config) { c.HTTP.Cert = &config.KeyPair{CertPEM: []byte("c")} }, plan{http: httpSettings}},
 		"client CA":   {func(c *config.Config) { c.HTTP.ClientCAPEM = []byte("c") }, plan{http: httpSettings}},
 		"listen":      {func(c *config.Config) { c.HTTP.Listen = "127.0.0.1:1" }, plan{http: httpAddress}},

@@ -17,9 +17,9 @@ func newRunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the gateway",
-		Long: `Run the gateway until SIGINT or SIGTERM: then no reading is taken any more, those
-that are on their way are given a few seconds, and it stops. A second signal
-stops it at once.
+		Long: `Run the gateway until SIGINT or SIGTERM: then no reading is taken any more (HTTP
+clients get 503), those that are on their way are given a few seconds, and it
+stops. A second signal stops it at once.
 
 SIGHUP has it read its configuration anew, with the keys and secrets that it
 names: what has changed is stopped and started, everything else goes on. If
