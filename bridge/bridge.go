@@ -244,9 +244,14 @@ func (b *Bridge) await(ctx context.Context, r Reading, lane *Lane, e *Entry, don
 		case <-timer.C:
 			lane.content(e)
 		case <-ctx.Done():
-			return Receipt{}, fmt.Errorf("accept reading of %q: %w", r.Device, ctx.Err())
+			return Receipt{}, givenUp(ctx, r.Device)
 		}
 	}
+}
+
+// givenUp is the error for a sender whose ctx is done first.
+func givenUp(ctx context.Context, device DeviceID) error {
+	return fmt.Errorf("accept reading of %q: %w", device, ctx.Err())
 }
 
 // retryAfter is what a caller is asked to wait when there is no room.
