@@ -264,6 +264,11 @@ func (k *killRun) upset(ctx context.Context) {
 func (k *killRun) settle() {
 	k.t.Helper()
 	k.post("end")
+	k.stop()
+}
+
+func (k *killRun) stop() {
+	k.t.Helper()
 	_ = k.daemon.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-k.exited:
