@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -71,6 +73,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request) {
 	// Without it net/http reads what is left of the body, up to a bound, before
 	// the first result goes out.
 	_ = b.to.EnableFullDuplex()
+	defer b.watch()()
 	for b.next() {
 	}
 }
@@ -118,15 +121,48 @@ func (b *batcher) next() bool {
 	b.results, b.readings, b.keys, b.at = b.results[:0], nil, nil, b.at[:0]
 	// The server's own deadlines are for requests of one reading.
 	_ = b.to.SetReadDeadline(time.Now().Add(b.s.opts.ReadTimeout))
+	if b.s.isLast() {
+		b.hurry()
+	}
 	more := b.readPage()
 	b.accept()
-	if more && b.s.isEnding() {
+	if more && b.s.isLast() {
 		more = false
 		b.line++
-		b.refuse(&problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry,
-			detail: "not accepted, nor what follows: fieldbridge stops; send this line and the rest again"})
+		b.refuse(b.s.goneProblem())
 	}
 	return b.answer() && more
+}
+
+// watch has the batch read no more lines when it is time for it to end, until stop
+// is called.
+func (b *batcher) watch() (stop func()) {
+	var over sync.WaitGroup
+	done := make(chan struct{})
+	over.Go(func() {
+		select {
+		case <-b.s.last:
+			b.hurry()
+		case <-done:
+		}
+	})
+	return func() {
+		close(done)
+		over.Wait() // the connection may be another request's then
+	}
+}
+
+// hurry ends the wait for a line.
+func (b *batcher) hurry() { _ = b.to.SetReadDeadline(time.Unix(1, 0)) }
+
+// goneProblem is that of a line which a batch does not get to.
+func (s *Server) goneProblem() *problem {
+	why := "fieldbridge stops"
+	if s.followed.Load() {
+		why = "the configuration was reloaded, and open batches come to their end"
+	}
+	return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry,
+		detail: "not accepted, nor what follows: " + why + "; send this line and the rest again"}
 }
 
 // readPage reads and checks lines: at least one, and further ones as far as they
@@ -141,10 +177,17 @@ func (b *batcher) readPage() (more bool) {
 		if err != nil && !errors.Is(err, errLongLine) {
 			return false
 		}
-		if b.line > 0 && b.in.Buffered() == 0 || len(b.results) >= pageLines || size >= pageBytes {
+		if !b.hasLine() || len(b.results) >= pageLines || size >= pageBytes {
 			return true
 		}
 	}
+}
+
+// hasLine reports whether another line, or the rest of the body, has come.
+func (b *batcher) hasLine() bool {
+	text, _ := b.in.Peek(b.in.Buffered())
+	body, ok := b.r.Body.(*body)
+	return bytes.IndexByte(text, '\n') >= 0 || ok && len(text) > 0 && int64(body.got) == body.length
 }
 
 // errLongLine: the rest of the line has been skipped.
@@ -175,6 +218,10 @@ func (b *batcher) take(text []byte, err error) {
 	if errors.Is(err, errLongLine) {
 		b.refuse(&problem{status: http.StatusRequestEntityTooLarge,
 			detail: fmt.Sprintf("the line is longer than %d bytes; send less at a time, or raise http.max_body", b.max)})
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && b.s.isLast() {
+		b.refuse(b.s.goneProblem())
 		return
 	}
 	if err != nil && err != io.EOF {

@@ -144,49 +144,94 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// Results come while lines are still to be sent, also with a server that stops:
-// then the first line that is not accepted has a result that says so.
-func TestBatchStreams(t *testing.T) {
-	in := newIntake()
-	s := start(t, Options{}, in)
+// openBatch is a batch whose client sends lines and reads results by turns.
+type openBatch struct {
+	t       *testing.T
+	to      *io.PipeWriter
+	results *bufio.Scanner
+}
+
+// beginBatch sends a first line and reads its result.
+func beginBatch(t *testing.T, s *running) *openBatch {
+	t.Helper()
 	from, to := io.Pipe()
-	req, _ := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"), from)
+	req, err := http.NewRequest(http.MethodPost, s.url("/v1/uplinks"), from)
+	if err != nil {
+		t.Fatal(err)
+	}
 	req.Header.Set("Content-Type", "application/x-ndjson; charset=utf-8")
 	req.Header.Set("Prefer", "respond-async")
-	send := func(n int) { fmt.Fprintf(to, "{\"device\":\"d1\",\"payload\":%d}\n", n) }
-	go send(1)
+	b := &openBatch{t: t, to: to}
+	go b.send(1)
 	resp, err := newClient(t).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	results := bufio.NewScanner(resp.Body)
-	for n := 1; n <= 3; n++ {
-		if n > 1 {
-			send(n)
-		}
-		if !results.Scan() || resultsOf(t, results.Text())[0].Line != n {
-			t.Fatalf("line %d: %q, %v", n, results.Text(), results.Err())
-		}
+	t.Cleanup(func() { resp.Body.Close(); to.Close() })
+	b.results = bufio.NewScanner(resp.Body)
+	b.want(1, 200)
+	return b
+}
+
+func (b *openBatch) send(n int) { fmt.Fprintf(b.to, "{\"device\":\"d1\",\"payload\":%d}\n", n) }
+
+// want reads the next result.
+func (b *openBatch) want(line, status int) {
+	b.t.Helper()
+	if !b.results.Scan() {
+		b.t.Fatalf("no result of line %d: %v", line, b.results.Err())
 	}
-	s.stop()
-	<-s.Shut()
-	send(4)
-	if !results.Scan() || resultsOf(t, results.Text())[0].State != "delivered" {
-		t.Errorf("what came before the end was seen: %q, %v", results.Text(), results.Err())
+	r := resultsOf(b.t, b.results.Text())[0]
+	if r.Line != line || r.Status != status || (status == http.StatusServiceUnavailable) != (r.RetryAfter > 0) {
+		b.t.Errorf("%+v, want line %d, status %d", r, line, status)
 	}
-	if !results.Scan() {
-		t.Fatal(results.Err())
+}
+
+// end fails if there is another result.
+func (b *openBatch) end() {
+	b.t.Helper()
+	if b.results.Scan() || b.results.Err() != nil {
+		b.t.Errorf("%q behind the last result, %v", b.results.Text(), b.results.Err())
 	}
-	if r := resultsOf(t, results.Text())[0]; r.Line != 5 || r.Status != 503 || r.RetryAfter < 1 {
-		t.Errorf("%+v", r)
-	}
-	if results.Scan() {
-		t.Errorf("%q behind the last result", results.Text())
-	}
-	_ = to.Close()
+}
+
+// Results come while lines are still to be sent, also when a part of the next line
+// has come already.
+func TestBatchStreams(t *testing.T) {
+	in := newIntake()
+	b := beginBatch(t, start(t, Options{}, in))
+	b.send(2)
+	b.want(2, 200)
+	_, _ = io.WriteString(b.to, "{\"device\":\"d1\",\"payload\":3}\n{\"device\":")
+	b.want(3, 200)
+	_, _ = io.WriteString(b.to, "\"d1\",\"payload\":4}")
+	_ = b.to.Close()
+	b.want(4, 200)
+	b.end()
 	if _, how := in.takeBoth(); len(how) != 4 || !how[0].Async {
 		t.Errorf("%+v", how)
+	}
+}
+
+// A server that stops does not wait for the next line: it has a result that says
+// so, also if a part of it is there.
+func TestBatchEndsWithServer(t *testing.T) {
+	for name, part := range map[string]string{"silent": "", "in a line": "{\"device\":\"d1\",\"pay"} {
+		t.Run(name, func(t *testing.T) {
+			in := newIntake()
+			s := start(t, Options{}, in)
+			b := beginBatch(t, s)
+			_, _ = io.WriteString(b.to, part)
+			s.stop()
+			b.want(2, 503)
+			b.end()
+			if err := within(t, s.done); err != nil {
+				t.Error(err)
+			}
+			if seen := in.take(); len(seen) != 1 {
+				t.Errorf("%d readings", len(seen))
+			}
+		})
 	}
 }
 

@@ -162,6 +162,19 @@ func (t *conns) tell(c *conn) {
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
 }
 
+// hurry tells all of a server whose bodies are waited for to give up.
+func (t *conns) hurry(s *Server) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := t.receiving.first; c != nil; {
+		next := c.next
+		if c.server == s {
+			t.tell(c)
+		}
+		c = next
+	}
+}
+
 // freeSlot tells the slowest body that has a slot to give way. waits says that
 // there are others that may become slow.
 func (t *conns) freeSlot() (told, waits bool) {

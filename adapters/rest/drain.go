@@ -113,6 +113,7 @@ func (s *Server) admit(next http.Handler) http.Handler {
 // as well, so that nobody meets a closed door before the end.
 func (s *Server) drain() {
 	s.gate.close()
+	close(s.last)
 	if !s.gate.empty(s.opts.DrainTimeout) {
 		s.cut()
 		s.gate.empty(cutTime)
@@ -121,11 +122,12 @@ func (s *Server) drain() {
 	s.settle()
 }
 
-// cut ends the context of what is in progress.
+// cut ends the context of what is in progress, and the wait for bodies.
 func (s *Server) cut() {
 	count, _ := s.gate.inProgress()
 	s.opts.Logger.Warn("http requests cut off", "count", count, "after", s.opts.DrainTimeout)
 	s.cancel()
+	s.connections.hurry(s)
 }
 
 // settle lets answers go out that are being written.

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -103,6 +104,27 @@ func TestDrainAnswersWhatWaits(t *testing.T) {
 	if n := len(in.take()); n != 2 {
 		t.Errorf("the accepter saw %d readings, want 2", n)
 	}
+}
+
+// A body that does not come is waited for until the drain is over, and then told.
+func TestDrainTellsSlowBodies(t *testing.T) {
+	withBubbleStop(t, Options{}, newIntake(), func(t *testing.T, p *pipes, stop func() time.Duration) {
+		slow := p.dial()
+		defer slow.Close()
+		write(t, slow, request("POST", "/v1/devices/d1/uplink", "123", "Content-Type: text/plain", "Content-Length: 10"))
+		synctest.Wait()
+		ended := make(chan time.Duration)
+		go func() { ended <- stop() }()
+		a, took := response(t, slow)
+		checkProblem(t, a, http.StatusServiceUnavailable, "fieldbridge stops")
+		if took != DefaultDrainTimeout || !a.closes {
+			t.Errorf("answered after %v, want %v; closes: %v", took, DefaultDrainTimeout, a.closes)
+		}
+		_, _ = io.Copy(io.Discard, slow)
+		if d := <-ended; d > DefaultDrainTimeout+cutTime {
+			t.Errorf("Run ended after %v", d)
+		}
+	})
 }
 
 // Nobody is waited for who has nothing in progress.

@@ -208,6 +208,7 @@ type Server struct {
 	followed   atomic.Bool            // by a successor
 	gate       *gate
 	ending     chan struct{} // closed when the end has begun: those who wait are to go
+	last       chan struct{} // closed when batches are to come to their end, too
 	polls      chan struct{} // one value per request that fetches downlinks
 	streams    chan struct{} // one value per stream
 	slots      chan struct{} // one value per reading in progress; capacity MaxConcurrent
@@ -242,7 +243,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 	s := &Server{
 		opts: o, accepter: a, listener: ln, cancel: cancel, closed: make(chan struct{}),
 		gate: newGate(), connections: newConns(),
-		ending: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
+		ending: make(chan struct{}), last: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
 		slots:      make(chan struct{}, o.MaxConcurrent),
 		acceptance: acceptance{base: ctx, timeout: o.AcceptTimeout},
 	}
@@ -272,6 +273,16 @@ func (s *Server) Connections() int { return s.connections.count() }
 // Shut is closed when the end of Run has begun. If there is a successor, what is
 // accepted from then on is the successor's.
 func (s *Server) Shut() <-chan struct{} { return s.ending }
+
+// isLast reports whether batches are to come to their end.
+func (s *Server) isLast() bool {
+	select {
+	case <-s.last:
+		return true
+	default:
+		return false
+	}
+}
 
 func (s *Server) isEnding() bool {
 	select {

@@ -70,12 +70,12 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 	}
 	if b.conn != nil && !b.conn.waits() {
-		return 0, errSlowBody
+		return 0, b.s.slowBody()
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.got += n
 	if b.conn != nil && !b.conn.gets(n) {
-		return 0, errSlowBody
+		return 0, b.s.slowBody()
 	}
 	if (err == io.EOF || int64(b.got) == b.length) && !b.slot {
 		if full := b.enter(); full != nil {
@@ -85,8 +85,15 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-var errSlowBody = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, hangUp: true,
-	detail: "not accepted: the body comes slowly while others wait; send it again after the time in Retry-After"}
+// slowBody is the answer to a body that is waited for no longer.
+func (s *Server) slowBody() *problem {
+	detail := "the body comes slowly while others wait"
+	if s.isEnding() {
+		detail = "the body has not come in time, and fieldbridge stops"
+	}
+	return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, hangUp: true,
+		detail: "not accepted: " + detail + "; send it again after the time in Retry-After"}
+}
 
 // enter takes a slot. The error is a *problem.
 func (b *body) enter() error {

@@ -76,6 +76,7 @@ func (s *Server) handOver(served <-chan error) {
 		}
 		break
 	}
+	close(s.last)
 	if s.shutdown(s.opts.DrainTimeout) != nil {
 		s.cut()
 		_ = s.shutdown(cutTime) // Run closes what does not end even now

@@ -97,6 +97,33 @@ func TestSuccessorTakesWhatIsNew(t *testing.T) {
 	}
 }
 
+// A batch that is open goes on for a while: its client need not notice.
+func TestSuccessorLeavesBatchesTime(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{}, in)
+	short, long := beginBatch(t, s), beginBatch(t, s)
+	next, err := s.Successor(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s
+	s = run(t, next)
+	before.stop()
+	<-before.Shut()
+	short.send(2)
+	short.want(2, 200)
+	_ = short.to.Close()
+	short.end()
+	long.want(2, 503)
+	long.end()
+	if a := sendRaw(t, s.Addr(), request("POST", "/v1/devices/d1/uplink", "1")); a.status != http.StatusOK {
+		t.Errorf("status %d", a.status)
+	}
+	if err := within(t, before.done); err != nil {
+		t.Error(err)
+	}
+}
+
 // A successor that never ran leaves things as they were.
 func TestSuccessorThatIsGivenUp(t *testing.T) {
 	in, entered, let := held()
