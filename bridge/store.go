@@ -13,7 +13,7 @@ var (
 	// error that wraps it says which.
 	ErrSpoolFull = errors.New("spool full")
 	// ErrKeyReused: the idempotency key belongs to another body.
-	ErrKeyReused = errors.New("idempotency key used before with another body")
+	ErrKeyReused = errors.New("idempotency key used before for another reading")
 )
 
 // Key is an Idempotency-Key of a sender, for one device.

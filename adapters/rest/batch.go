@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -358,14 +359,29 @@ func (s *Server) readingOf(r *http.Request, l *batchLine) (reading bridge.Readin
 
 func decodeLine(text []byte) (l batchLine, err error) {
 	if fault := jsonFault(text); fault != "" {
+		if strings.Contains(fault, "after top-level value") {
+			fault += "; if curl has sent it: --data-binary keeps the line breaks, -d does not"
+		}
 		return l, badRequest("the line is not one JSON object: %s", fault)
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields() // it may be a misspelt timestamp
 	if err := d.Decode(&l); err != nil {
-		return l, badRequest("the line does not fit: %s; it has device and payload or payloadBase64, and may have subtopic, contentType, timestamp and idempotencyKey", clip(err.Error()))
+		return l, badRequest("the line does not fit: %s; it has device and payload or payloadBase64, and may have subtopic, contentType, timestamp and idempotencyKey", misfit(err))
 	}
 	return l, nil
+}
+
+// misfit says why a JSON text is no line, in the sender's words.
+func misfit(err error) string {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		if kind.Field == "" {
+			return "it is " + kind.Value + " and no object"
+		}
+		return fmt.Sprintf("%s must not be a %s", kind.Field, kind.Value)
+	}
+	return clip(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // content is what the line's reading is made of. As JSON the payload is taken as

@@ -70,7 +70,7 @@ func documentOf(m *bridge.Mailbox, d *bridge.StoredDownlink) downlinkDocument {
 	case isJSON && json.Valid(d.Payload):
 		doc.Payload = d.Payload
 		return doc
-	case d.ContentType == "" || isJSON || err == nil && strings.HasPrefix(kind, "text/"):
+	case d.ContentType == "" || err == nil && strings.HasPrefix(kind, "text/"):
 		if text, err := json.Marshal(string(d.Payload)); err == nil {
 			doc.Payload = text
 			return doc

@@ -79,7 +79,7 @@ func problemOf(err error) *problem {
 		return &problem{status: http.StatusRequestEntityTooLarge, detail: err.Error() + "; send less at a time"}
 	case errors.Is(err, bridge.ErrUnknownDevice):
 		return &problem{status: http.StatusNotFound,
-			detail: err.Error() + "; add a [[device]] block with this id to the configuration, or correct the path"}
+			detail: err.Error() + "; add a [[device]] block with this id to the configuration, or correct the id"}
 	case errors.Is(err, bridge.ErrNoMailbox):
 		return &problem{status: http.StatusNotFound,
 			detail: err.Error() + "; add a [[device.downlink]] block with mailbox = true to the device"}

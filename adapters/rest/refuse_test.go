@@ -80,7 +80,7 @@ func TestAccepterErrors(t *testing.T) {
 		{"unavailable, wrapped", fmt.Errorf("accept: %w", &bridge.UnavailableError{Reason: "x", RetryAfter: time.Minute}), 503, "x", "60", 0},
 		{"spool full", fmt.Errorf("%w: max_bytes of 256MiB is reached", bridge.ErrSpoolFull), 507, "not accepted: spool full: max_bytes of 256MiB is reached; send it again", "60", 0},
 		{"spool full and broker away", fmt.Errorf("%w: no space: %w", bridge.ErrSpoolFull, &bridge.UnavailableError{Reason: "x", RetryAfter: time.Second}), 507, "spool full", "60", 0},
-		{"key reused", fmt.Errorf("accept: %w", bridge.ErrKeyReused), 422, "used before with another body; to repeat a request send the same", "", 0},
+		{"key reused", fmt.Errorf("accept: %w", bridge.ErrKeyReused), 422, "used before for another reading; to repeat a request send the same", "", 0},
 		{"rejected payload format", &bridge.RejectedError{Code: 0x99, Reason: "payload format invalid"}, 422, "0x99 (payload format invalid); the payload does not fit", "", 0x99},
 		{"rejected topic", &bridge.RejectedError{Code: 0x90, Reason: "topic name invalid"}, 422, "uplink_topic", "", 0x90},
 		{"rejected rights", &bridge.RejectedError{Code: 0x87, Reason: "not authorized"}, 422, "the right to publish", "", 0x87},

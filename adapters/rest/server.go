@@ -40,9 +40,10 @@ const (
 )
 
 const (
-	// maxHeaderBytes bounds request line and headers. The longest path that can
-	// be right, a device id and a sub topic percent-encoded, is below 4 KiB.
-	maxHeaderBytes = 16 << 10
+	// maxHeaderBytes, and 4 KiB that net/http adds to it, bound request line and
+	// headers. The longest path that can be right, a device id and a sub topic
+	// percent-encoded, is below 4 KiB.
+	maxHeaderBytes = 12 << 10
 	// answerTime is what writing an answer may take a slow client.
 	answerTime = 10 * time.Second
 	// cutTime is what handlers that were cancelled at the end of a drain get to

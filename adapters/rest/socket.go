@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,9 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, *socketFile, error
 		return nil, nil, err
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w: make the directory %s", err, filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -115,7 +115,7 @@ func Open(opts Options) (*DB, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
-		return nil, wrap("make state directory", err)
+		return nil, wrap("make state directory (set state_dir to one that this user may write to)", err)
 	}
 	lock, err := takeLock(filepath.Join(opts.Dir, lockName))
 	if err != nil {

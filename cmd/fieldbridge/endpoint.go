@@ -47,8 +47,8 @@ func (f *endpointFlags) add(c *cobra.Command) {
 // file with one.
 func (f *endpointFlags) find(choose func(*config.Config) (string, error)) (e endpoint, cfg *config.Config, err error) {
 	address, encrypted := strings.CutPrefix(f.address, "https://")
-	if encrypted {
-		address = strings.TrimSuffix(address, "/")
+	if plain, ok := strings.CutPrefix(address, "http://"); ok || encrypted {
+		address = strings.TrimSuffix(plain, "/")
 	}
 	e.address = address
 	if f.tokenFile != "" {
@@ -126,7 +126,7 @@ func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path str
 	resp, err := client.Do(req)
 	if err != nil {
 		if known := e.handshakeError(err); known != nil {
-			return nil, fmt.Errorf("%w%s", known, afterthought(method, err))
+			return nil, known
 		}
 		return nil, fmt.Errorf("no daemon answers at %s: %w\nis it running (systemctl status fieldbridge), and with the same http.listen? its log says why it does not start or where it listens%s",
 			e.address, cause(err, limit), afterthought(method, err))
@@ -137,6 +137,8 @@ func (e endpoint) ask(ctx context.Context, limit time.Duration, method, path str
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("the answer from %s breaks off: %w%s", req.URL, cause(err, limit), afterthought(method, err))
+	case e.tls == nil && a.StatusCode == http.StatusBadRequest && bytes.Contains(a.body, []byte("HTTP request to an HTTPS server")):
+		return nil, fmt.Errorf("the daemon at %s speaks TLS: give --address https://%s, or the configuration with its tls_cert_file", e.address, e.address)
 	case len(a.body) > maxAnswer:
 		return nil, e.stranger(fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -128,6 +129,12 @@ func (o *outgoing) path() (string, error) {
 	return path, nil
 }
 
+// takesReadings reports whether the configuration has a way for a device's readings.
+func takesReadings(cfg *config.Config, device bridge.DeviceID) bool {
+	return slices.ContainsFunc(cfg.Devices, func(d config.Device) bool { return d.ID == device }) ||
+		slices.ContainsFunc(cfg.Connectors, func(c config.Connector) bool { return c.AnyDevice })
+}
+
 // uplinkToken is the first of the configured tokens with which readings of a
 // device may be sent, or "" if none is needed.
 func uplinkToken(cfg *config.Config, device bridge.DeviceID) (string, error) {
@@ -137,6 +144,9 @@ func uplinkToken(cfg *config.Config, device bridge.DeviceID) (string, error) {
 		}
 	}
 	if len(cfg.HTTP.Tokens) > 0 {
+		if !takesReadings(cfg, device) {
+			return "", usagef("%w: %q has no [[device]] block in %s, and no connector has devices = \"any\"; ids are case-sensitive", bridge.ErrUnknownDevice, device, cfg.File)
+		}
 		return "", usagef("no [[http.token]] of %s may send readings of %q: add to the devices and directions of one, or give another token with --token-file", cfg.File, device)
 	}
 	return "", nil

@@ -163,7 +163,7 @@ func TestIdempotencyKey(t *testing.T) {
 			t.Errorf("%s: answer %+v, want %d and the id %s", when, again, status, first.ID)
 		}
 		other := g.keyed("k-1", "two")
-		if other.Status != http.StatusUnprocessableEntity || !strings.Contains(other.Detail, "idempotency key used before with another body") {
+		if other.Status != http.StatusUnprocessableEntity || !strings.Contains(other.Detail, "idempotency key used before for another reading") {
 			t.Errorf("%s, another body: answer %+v", when, other)
 		}
 	}
