@@ -244,7 +244,7 @@ func (b *Bridge) await(ctx context.Context, r Reading, lane *Lane, e *Entry, don
 		case <-timer.C:
 			lane.content(e)
 		case <-ctx.Done():
-			return Receipt{}, fmt.Errorf("accept reading of %q: %w", r.Device, ctx.Err())
+			return givenUp(r, done, ctx.Err())
 		}
 	}
 }

@@ -42,12 +42,23 @@ func (b *Bridge) AcceptAll(ctx context.Context, rs []Reading, async bool) []Acce
 					}
 				}
 			case <-ctx.Done():
-				results[i].Err = fmt.Errorf("accept reading of %q: %w", rs[i].Device, ctx.Err())
+				results[i].Receipt, results[i].Err = givenUp(rs[i], p.done, ctx.Err())
 				p.entry = nil
 			}
 		}
 	}
 	return results
+}
+
+// givenUp is what a sender is told who waits no longer: the end of the reading all
+// the same if there is one, or why nobody waits.
+func givenUp(r Reading, done <-chan Outcome, why error) (Receipt, error) {
+	select {
+	case o := <-done:
+		return receipt(r, o)
+	default:
+		return Receipt{}, fmt.Errorf("accept reading of %q: %w", r.Device, why)
+	}
 }
 
 // pending is a reading that was given to its lane; without an entry err says why
