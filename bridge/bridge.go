@@ -244,9 +244,19 @@ func (b *Bridge) await(ctx context.Context, r Reading, lane *Lane, e *Entry, don
 		case <-timer.C:
 			lane.content(e)
 		case <-ctx.Done():
-			return givenUp(r, done, ctx.Err())
+			select {
+			case o := <-done: // both at the same time
+				return receipt(r, o)
+			default:
+				return Receipt{}, givenUp(ctx, r.Device)
+			}
 		}
 	}
+}
+
+// givenUp is the error for a sender whose ctx is done first.
+func givenUp(ctx context.Context, device DeviceID) error {
+	return fmt.Errorf("accept reading of %q: %w", device, ctx.Err())
 }
 
 // retryAfter is what a caller is asked to wait when there is no room.

@@ -54,7 +54,7 @@ func manySenders(t *testing.T, ackTimeout time.Duration, rounds int) {
 						page = append(page, reading(id, fmt.Sprint(id, " page ", s, " ", n)))
 					}
 				}
-				for k, got := range r.AcceptAll(t.Context(), page, i%5 == 0) {
+				for k, got := range r.AcceptAll(t.Context(), page, nil, i%5 == 0) {
 					told(page[k], i+k/len(devices), got.Err)
 				}
 			}

@@ -146,10 +146,10 @@ const RetryPauseMax = 30 * time.Second
 
 // AcceptPage is AcceptAll that tells the end of each reading by itself.
 func (b *Bridge) AcceptPage(ctx context.Context, rs []Reading, async bool, end func(i int, got Receipt, err error)) {
-	for i, p := range b.addAll(rs, async) {
+	for i, p := range b.addAll(rs, nil, async) {
 		go func() {
 			if p.entry == nil {
-				end(i, Receipt{}, p.err)
+				end(i, Receipt{}, p.Err)
 				return
 			}
 			got, err := b.await(ctx, rs[i], p.lane, p.entry, p.done)

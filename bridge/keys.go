@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"fmt"
 )
 
 type keyID struct {
@@ -18,52 +17,81 @@ type keyed struct {
 	err     error
 }
 
+// claim makes the caller the one who accepts the reading with this key, until
+// release. If somebody is already, that is other, and own is nil. Until the spool
+// has the reading, nothing else would tell a second sender of it.
+func (b *Bridge) claim(id keyID, digest [32]byte) (own, other *keyed) {
+	b.kmu.Lock()
+	defer b.kmu.Unlock()
+	if other = b.keys[id]; other != nil {
+		return nil, other
+	}
+	own = &keyed{digest: digest, done: make(chan struct{})}
+	b.keys[id] = own
+	return own, nil
+}
+
+// release tells those who wait for a claim what became of it.
+func (b *Bridge) release(id keyID, own *keyed, receipt Receipt, err error) {
+	own.receipt, own.err = receipt, err
+	b.kmu.Lock()
+	delete(b.keys, id)
+	b.kmu.Unlock()
+	close(own.done)
+}
+
 // acceptKeyed accepts a reading once, however often and however simultaneously
 // it comes with its key.
 func (b *Bridge) acceptKeyed(ctx context.Context, r Reading, how Handling) (Receipt, error) {
 	id := keyID{r.Device, how.Key.Value}
-	b.kmu.Lock()
-	other := b.keys[id]
-	if other == nil {
-		k := &keyed{digest: how.Key.Digest, done: make(chan struct{})}
-		b.keys[id] = k
-		b.kmu.Unlock()
-		// Until the spool has the reading, nothing else would tell a second
-		// sender of it. So this one stays, even if its client has gone.
-		k.receipt, k.err = b.acceptFirst(context.WithoutCancel(ctx), r, how)
-		b.kmu.Lock()
-		delete(b.keys, id)
-		b.kmu.Unlock()
-		close(k.done)
-		return k.receipt, k.err
+	own, other := b.claim(id, how.Key.Digest)
+	if own != nil {
+		// This one stays, even if its client has gone.
+		receipt, known, err := b.remembered(r.Device, how.Key)
+		if !known && err == nil {
+			receipt, err = b.accept(context.WithoutCancel(ctx), r, how)
+		}
+		b.release(id, own, receipt, err)
+		return receipt, err
 	}
-	b.kmu.Unlock()
 	if other.digest != how.Key.Digest {
 		return Receipt{}, ErrKeyReused
 	}
-	select {
-	case <-other.done:
-		return other.receipt, other.err
-	case <-ctx.Done():
-		return Receipt{}, fmt.Errorf("accept reading of %q: %w", r.Device, ctx.Err())
-	}
+	return other.wait(ctx, r.Device)
 }
 
-func (b *Bridge) acceptFirst(ctx context.Context, r Reading, how Handling) (Receipt, error) {
-	known, ok, err := b.opts.Spool.Remembered(r.Device, how.Key.Value)
+// wait waits for the end of somebody else's claim. If it is there, it counts, even
+// if ctx is done, too.
+func (k *keyed) wait(ctx context.Context, device DeviceID) (Receipt, error) {
+	select {
+	case <-k.done:
+	case <-ctx.Done():
+		select {
+		case <-k.done:
+		default:
+			return Receipt{}, givenUp(ctx, device)
+		}
+	}
+	return k.receipt, k.err
+}
+
+// remembered looks for a reading that came with this key before: it is known, or
+// the error says why this one cannot be accepted.
+func (b *Bridge) remembered(device DeviceID, key Key) (got Receipt, known bool, err error) {
+	r, ok, err := b.opts.Spool.Remembered(device, key.Value)
 	switch {
 	case err != nil:
-		return Receipt{}, &UnavailableError{Reason: "the spool cannot be read", RetryAfter: retryAfter}
+		return got, false, &UnavailableError{Reason: "the spool cannot be read", RetryAfter: retryAfter}
 	case !ok:
-		return b.accept(ctx, r, how)
-	case known.Digest != how.Key.Digest:
-		return Receipt{}, ErrKeyReused
-	case known.Dead != nil:
-		return Receipt{}, &RejectedError{Code: known.Dead.Code, Reason: known.Dead.Reason}
+		return got, false, nil
+	case r.Digest != key.Digest:
+		return got, false, ErrKeyReused
+	case r.Dead != nil:
+		return got, false, &RejectedError{Code: r.Dead.Code, Reason: r.Dead.Reason}
 	}
-	got := Receipt{ID: known.ID, Time: known.Time, State: Delivered}
-	if known.Waiting {
+	got = Receipt{ID: r.ID, Time: r.Time, State: Delivered}
+	if r.Waiting {
 		got.State = Spooled
 	}
-	return got, nil
+	return got, true, nil
 }

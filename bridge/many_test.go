@@ -13,8 +13,21 @@ import (
 )
 
 func (r *rig) acceptAll(ctx context.Context, async bool, rs ...bridge.Reading) <-chan []bridge.Accepted {
+	return r.acceptKeyed(ctx, nil, async, rs...)
+}
+
+// acceptKeyed takes the readings' keys as the texts of each; "" is none.
+func (r *rig) acceptKeyed(ctx context.Context, texts []string, async bool, rs ...bridge.Reading) <-chan []bridge.Accepted {
+	var keys []bridge.Key
+	for i, text := range texts {
+		k := bridge.Key{Value: text}
+		if text != "" {
+			k.Digest[0] = rs[i].Payload[0]
+		}
+		keys = append(keys, k)
+	}
 	c := make(chan []bridge.Accepted, 1)
-	go func() { c <- r.AcceptAll(ctx, rs, async) }()
+	go func() { c <- r.AcceptAll(ctx, rs, keys, async) }()
 	synctest.Wait()
 	return c
 }
@@ -162,6 +175,96 @@ func TestAcceptAllCanceled(t *testing.T) {
 		}
 		r.ack(t, "2")
 		r.empty(t)
+	})
+}
+
+// A reading with a key stays one, within a page, in the next one, beside a single
+// one and after all of it; what else is in the pages does not wait for it.
+func TestAcceptAllKeys(t *testing.T) {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		page := r.acceptKeyed(ctx, []string{"k1", "", "k1", "k2", "k1"}, false,
+			reading("a", "1"), reading("a", "2"), reading("a", "1"), reading("a", "3"), reading("a", "4"))
+		again := r.acceptKeyed(ctx, []string{"k2", "k1"}, false, reading("a", "3"), reading("a", "1"))
+		single := r.acceptHow(ctx, reading("a", "3"), key("k2", '3'))
+		synctest.Wait()
+		r.ack(t, "1", "2", "3")
+		synctest.Wait()
+		got, second := <-page, <-again
+		// What comes behind one that is spooled first is stored.
+		for i, want := range []bridge.State{bridge.Delivered, bridge.Spooled, bridge.Delivered, bridge.Spooled, ""} {
+			if got[i].Receipt.State != want {
+				t.Errorf("reading %d: %+v", i, got[i])
+			}
+		}
+		if !errors.Is(got[4].Err, bridge.ErrKeyReused) {
+			t.Errorf("another reading with the key: %v", got[4].Err)
+		}
+		if got[0].Receipt != got[2].Receipt || second[1].Receipt != got[0].Receipt || second[0].Receipt != got[3].Receipt {
+			t.Errorf("%+v and %+v", got, second)
+		}
+		if s := wantState(t, single, bridge.Spooled); s != got[3].Receipt {
+			t.Errorf("by itself %+v, want %+v", s, got[3].Receipt)
+		}
+		later := <-r.acceptKeyed(ctx, []string{"k1", "k2"}, true, reading("a", "1"), reading("a", "4"))
+		if later[0].Receipt.ID != got[0].Receipt.ID || !errors.Is(later[1].Err, bridge.ErrKeyReused) {
+			t.Errorf("later: %+v", later)
+		}
+		r.empty(t)
+		if n := r.KeysUnderWay(); n != 0 {
+			t.Errorf("%d keys are left", n)
+		}
+	})
+}
+
+// Two pages that have each other's keys, the other way round, both come to an end.
+func TestAcceptAllCrossedKeys(t *testing.T) {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		r.sp.Manual = true
+		one := r.acceptKeyed(t.Context(), []string{"k1"}, true, reading("a", "1"))
+		two := r.acceptKeyed(t.Context(), []string{"k1", "k2"}, true, reading("a", "1"), reading("a", "2"))
+		three := r.acceptKeyed(t.Context(), []string{"k2", "k1", "k3"}, true, reading("a", "2"), reading("a", "1"), reading("a", "3"))
+		four := r.acceptKeyed(t.Context(), []string{"k3", "k2"}, true, reading("a", "3"), reading("a", "2"))
+		for range 3 {
+			r.commit()
+			synctest.Wait()
+		}
+		for i, c := range []<-chan []bridge.Accepted{one, two, three, four} {
+			if len(c) == 0 {
+				t.Fatalf("page %d has no end", i+1)
+			}
+			for k, got := range <-c {
+				if got.Receipt.State != bridge.Spooled {
+					t.Errorf("page %d, reading %d: %+v", i+1, k, got)
+				}
+			}
+		}
+		r.stored(t, "1", "2", "3")
+	})
+}
+
+// Who goes away leaves its keys in good hands: a repetition waits for the first.
+func TestAcceptAllKeysCanceled(t *testing.T) {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		r.sp.Manual = true
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := r.acceptKeyed(ctx, []string{"k", "k"}, true, reading("a", "1"), reading("a", "1"))
+		cancel()
+		if got, want := states(t, gone), []string{"canceled", "canceled"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		again := r.acceptKeyed(t.Context(), []string{"k"}, true, reading("a", "1"))
+		if len(again) != 0 {
+			t.Fatalf("answered before the first is stored: %+v", <-again)
+		}
+		r.commit()
+		if got, want := states(t, again), []string{"stored"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		r.stored(t, "1")
+		if n := r.KeysUnderWay(); n != 0 {
+			t.Errorf("%d keys are left", n)
+		}
 	})
 }
 

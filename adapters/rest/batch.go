@@ -33,6 +33,7 @@ type batchLine struct {
 	Subtopic      string          `json:"subtopic"`
 	ContentType   string          `json:"contentType"`
 	Timestamp     string          `json:"timestamp"`
+	Key           *string         `json:"idempotencyKey"`
 	Payload       json.RawMessage `json:"payload"`
 	PayloadBase64 *[]byte         `json:"payloadBase64"`
 }
@@ -87,7 +88,7 @@ func batchHandling(r *http.Request) (async bool, err error) {
 		return false, badRequest("a batch has no query parameters; put timestamp and the like into its lines")
 	}
 	if len(r.Header["Idempotency-Key"]) > 0 {
-		return false, badRequest("an Idempotency-Key is for one reading, and a batch has many; send those that need one to /v1/devices/{device}/uplink")
+		return false, badRequest("an Idempotency-Key is for one reading, and a batch has many; put each line's into the line, as idempotencyKey")
 	}
 	return prefersAsync(r.Header["Prefer"]), nil
 }
@@ -108,12 +109,13 @@ type batcher struct {
 	// readings are those of the page that can be given to the Accepter, at are
 	// the places of their results.
 	readings []bridge.Reading
+	keys     []bridge.Key
 	at       []int
 }
 
 // next does a page. It reports whether there may be more.
 func (b *batcher) next() bool {
-	b.results, b.readings, b.at = b.results[:0], nil, b.at[:0]
+	b.results, b.readings, b.keys, b.at = b.results[:0], nil, nil, b.at[:0]
 	// The server's own deadlines are for requests of one reading.
 	_ = b.to.SetReadDeadline(time.Now().Add(b.s.opts.ReadTimeout))
 	more := b.readPage()
@@ -179,14 +181,14 @@ func (b *batcher) take(text []byte, err error) {
 		b.refuse(bodyError(err, len(text)))
 		return
 	}
-	reading, err := b.s.parseLine(b.r, text)
+	reading, key, err := b.s.parseLine(b.r, text)
 	if err != nil {
 		b.refuse(err)
 		return
 	}
 	b.at = append(b.at, len(b.results))
 	b.results = append(b.results, lineResult{line: b.line})
-	b.readings = append(b.readings, reading)
+	b.readings, b.keys = append(b.readings, reading), append(b.keys, key)
 }
 
 func (b *batcher) refuse(err error) {
@@ -206,7 +208,7 @@ func (b *batcher) accept() {
 	if len(b.readings) == 0 {
 		return
 	}
-	for i, got := range b.s.accepter.AcceptAll(b.s.acceptance.context(), b.readings, b.async) {
+	for i, got := range b.s.accepter.AcceptAll(b.s.acceptance.context(), b.readings, b.keys, b.async) {
 		to := &b.results[b.at[i]]
 		if got.Err != nil {
 			to.problem = b.problem(to.line, got.Err)
@@ -256,12 +258,29 @@ func (l *lineResult) writeTo(out *bytes.Buffer) {
 	out.Write(append(line, "}\n"...))
 }
 
-// parseLine makes a reading of a line.
-func (s *Server) parseLine(r *http.Request, text []byte) (reading bridge.Reading, err error) {
+// parseLine makes a reading of a line, with its key if it has one.
+func (s *Server) parseLine(r *http.Request, text []byte) (reading bridge.Reading, key bridge.Key, err error) {
 	l, err := decodeLine(text)
 	if err != nil {
-		return reading, err
+		return reading, key, err
 	}
+	if reading, err = s.readingOf(r, &l); err != nil {
+		return reading, key, err
+	}
+	if l.Key != nil {
+		if err = checkKey("idempotencyKey", *l.Key); err != nil {
+			return reading, key, err
+		}
+		key = bridge.Key{Value: *l.Key, Digest: digest(&reading)}
+	}
+	if reading.Time.IsZero() {
+		reading.Time = time.Now()
+	}
+	return reading, key, nil
+}
+
+// readingOf makes a reading of a line; its time is zero if there is none.
+func (s *Server) readingOf(r *http.Request, l *batchLine) (reading bridge.Reading, err error) {
 	if reading.Device, err = bridge.ParseDeviceID(l.Device); err != nil {
 		return reading, err
 	}
@@ -276,7 +295,7 @@ func (s *Server) parseLine(r *http.Request, text []byte) (reading bridge.Reading
 			return reading, err
 		}
 	}
-	if reading.Time = time.Now(); l.Timestamp != "" {
+	if l.Timestamp != "" {
 		if reading.Time, err = parseTimestamp(l.Timestamp); err != nil {
 			return reading, err
 		}
@@ -298,7 +317,7 @@ func decodeLine(text []byte) (l batchLine, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields() // it may be a misspelt timestamp
 	if err := d.Decode(&l); err != nil {
-		return l, badRequest("the line does not fit: %s; it has device and payload or payloadBase64, and may have subtopic, contentType and timestamp", clip(err.Error()))
+		return l, badRequest("the line does not fit: %s; it has device and payload or payloadBase64, and may have subtopic, contentType, timestamp and idempotencyKey", clip(err.Error()))
 	}
 	return l, nil
 }

@@ -88,6 +88,10 @@ var batchLines = []struct {
 	{`{"device":"d1","payloadBase64":"ew=="}`, "ends too early", 400},
 	{`{"device":"d1","payload":"` + strings.Repeat("x", 1100) + `"}`, "larger than 1024 bytes", 413},
 	{`{"device":"d1","payload":"` + strings.Repeat("x", 20_000) + `"}`, "line is longer", 413},
+	{`{"device":"d1","payload":1,"idempotencyKey":""}`, "idempotencyKey is empty", 400},
+	{`{"device":"d1","payload":1,"idempotencyKey":"a b"}`, "not visible ASCII at place 2", 400},
+	{`{"device":"d1","payload":1,"idempotencyKey":"` + strings.Repeat("k", 256) + `"}`, "at most 255", 400},
+	{`{"device":"d1","payload":1,"idempotencyKey":7}`, "does not fit", 400},
 	{`{"device":"d1","payload":"last"}`, `application/json "last"`, 200},
 }
 
@@ -267,6 +271,42 @@ func TestBatchOutcomes(t *testing.T) {
 	}
 }
 
+// TestBatchKeys: a line's key is that of its reading, and as good as the header of
+// a single one.
+func TestBatchKeys(t *testing.T) {
+	in := newIntake()
+	s := start(t, Options{}, in)
+	c := newClient(t)
+	body := `{"device":"d1","subtopic":"x","payload":{"t":1},"idempotencyKey":"k1"}
+{"device":"d1","payload":2}
+{"device":"d1","payload":3,"timestamp":"2026-01-02T03:04:05Z","idempotencyKey":"\"k2\""}
+`
+	if a := post(t, c, s.url("/v1/uplinks"), "application/x-ndjson", body); a.status != http.StatusOK || len(resultsOf(t, string(a.body))) != 3 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	seen, how := in.takeBoth()
+	req, err := http.NewRequest(http.MethodPost, s.url("/v1/devices/d1/uplink/x"), strings.NewReader(`{"t":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", "k1")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := readAnswer(resp); err != nil || a.status != http.StatusOK {
+		t.Fatalf("%v: %d %s", err, a.status, a.body)
+	}
+	_, single := in.takeBoth()
+	if len(how) != 3 || len(single) != 1 || how[0].Key != single[0].Key {
+		t.Errorf("keys %+v, by itself %+v", how, single)
+	}
+	if how[1].Key != (bridge.Key{}) || how[2].Key != (bridge.Key{Value: `"k2"`, Digest: digest(&seen[2])}) {
+		t.Errorf("keys %+v", how)
+	}
+}
+
 // FuzzBatchLine: what a line makes is fit to be sent, and what it has as JSON is
 // not changed.
 func FuzzBatchLine(f *testing.F) {
@@ -282,7 +322,7 @@ func FuzzBatchLine(f *testing.F) {
 	}
 	f.Cleanup(func() { _ = s.Close() })
 	f.Fuzz(func(t *testing.T, line []byte) {
-		r, err := s.parseLine(&http.Request{}, line)
+		r, _, err := s.parseLine(&http.Request{}, line)
 		if err != nil {
 			if problemOf(err) == nil {
 				t.Errorf("%q is our fault: %v", line, err)

@@ -19,7 +19,7 @@ func (accepting) Accept(_ context.Context, r bridge.Reading, _ bridge.Handling) 
 	return delivered(r), nil
 }
 
-func (accepting) AcceptAll(_ context.Context, rs []bridge.Reading, _ bool) []bridge.Accepted {
+func (accepting) AcceptAll(_ context.Context, rs []bridge.Reading, _ []bridge.Key, _ bool) []bridge.Accepted {
 	all := make([]bridge.Accepted, len(rs))
 	for i, r := range rs {
 		all[i].Receipt = delivered(r)

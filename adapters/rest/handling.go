@@ -54,18 +54,26 @@ func parseIdempotencyKey(values []string) (string, error) {
 			return "", badRequest(`%s is not one whole string in quotes; write \" and \\ for quotes and backslashes in it, or write the key without quotes`, header)
 		}
 	}
+	if err := checkKey(header, key); err != nil {
+		return "", err
+	}
+	return key, nil
+}
+
+// checkKey checks the key that came in a header or in the line of a batch.
+func checkKey(where, key string) error {
 	switch {
 	case key == "":
-		return "", badRequest("%s is empty; give each reading a key of its own, such as a UUID, or leave the header out", header)
+		return badRequest("%s is empty; give each reading a key of its own, such as a UUID, or leave it out", where)
 	case len(key) > maxKey:
-		return "", badRequest("%s has %d characters, at most %d are allowed; a UUID will do", header, len(key), maxKey)
+		return badRequest("%s has %d characters, at most %d are allowed; a UUID will do", where, len(key), maxKey)
 	}
 	for i := range len(key) {
 		if key[i] <= ' ' || key[i] > '~' {
-			return "", badRequest("%s contains a space or a character that is not visible ASCII at place %d; a UUID will do", header, i+1)
+			return badRequest("%s contains a space or a character that is not visible ASCII at place %d; a UUID will do", where, i+1)
 		}
 	}
-	return key, nil
+	return nil
 }
 
 // unquote reads s, which begins with a quote, as one sf-string (RFC 8941,

@@ -67,9 +67,9 @@ func (in *intake) Accept(ctx context.Context, r bridge.Reading, how bridge.Handl
 	return delivered(r), nil
 }
 
-func (in *intake) AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) (all []bridge.Accepted) {
-	for _, r := range rs {
-		receipt, err := in.Accept(ctx, r, bridge.Handling{Async: async})
+func (in *intake) AcceptAll(ctx context.Context, rs []bridge.Reading, keys []bridge.Key, async bool) (all []bridge.Accepted) {
+	for i, r := range rs {
+		receipt, err := in.Accept(ctx, r, bridge.Handling{Async: async, Key: keys[i]})
 		all = append(all, bridge.Accepted{Receipt: receipt, Err: err})
 	}
 	return all

@@ -177,7 +177,7 @@ func (broken) Known(bridge.DeviceID) bool                       { return true }
 func (broken) Accept(context.Context, bridge.Reading, bridge.Handling) (bridge.Receipt, error) {
 	panic("a mistake")
 }
-func (broken) AcceptAll(context.Context, []bridge.Reading, bool) []bridge.Accepted {
+func (broken) AcceptAll(context.Context, []bridge.Reading, []bridge.Key, bool) []bridge.Accepted {
 	panic("a mistake")
 }
 

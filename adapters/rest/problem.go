@@ -85,12 +85,13 @@ func problemOf(err error) *problem {
 			detail: err.Error() + "; add a [[device.downlink]] block with mailbox = true to the device"}
 	case errors.Is(err, bridge.ErrInvalid):
 		return &problem{status: http.StatusBadRequest, detail: err.Error()}
+	// Of these two nobody can say that nothing was kept.
 	case errors.Is(err, context.DeadlineExceeded):
 		return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry,
-			detail: "not accepted: nothing was heard from the broker in time; send it again after the time in Retry-After"}
+			detail: "neither broker nor disk has answered in time, so it is not known whether this was kept; send it again after the time in Retry-After: a reading may arrive twice, with an Idempotency-Key it does not"}
 	case errors.Is(err, context.Canceled):
 		return &problem{status: http.StatusServiceUnavailable, retryAfter: stopRetry, hangUp: true,
-			detail: "not accepted: fieldbridge stops; send it again after the time in Retry-After"}
+			detail: "fieldbridge stops before broker or disk has answered, so it is not known whether this was kept; send it again after the time in Retry-After: a reading may arrive twice, with an Idempotency-Key it does not"}
 	default:
 		return nil
 	}

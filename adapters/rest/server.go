@@ -66,8 +66,9 @@ type Accepter interface {
 	// ctx's; any other is logged and answered with 500.
 	Accept(ctx context.Context, r bridge.Reading, how bridge.Handling) (bridge.Receipt, error)
 	// AcceptAll is Accept for many, with one result for each at its place. Those
-	// of one device are taken in order.
-	AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) []bridge.Accepted
+	// of one device are taken in order. There is a key for each, or one without a
+	// Value.
+	AcceptAll(ctx context.Context, rs []bridge.Reading, keys []bridge.Key, async bool) []bridge.Accepted
 }
 
 // Options configure a Server. Zero values mean the defaults above.

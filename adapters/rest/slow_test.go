@@ -191,7 +191,7 @@ func TestAcceptIsBounded(t *testing.T) {
 		defer conn.Close()
 		write(t, conn, request("POST", "/v1/devices/d1/uplink", "1"))
 		a, d := response(t, conn)
-		checkProblem(t, a, http.StatusServiceUnavailable, "nothing was heard from the broker in time")
+		checkProblem(t, a, http.StatusServiceUnavailable, "neither broker nor disk has answered in time")
 		if d < DefaultAcceptTimeout || d > DefaultAcceptTimeout+time.Second {
 			t.Errorf("answered after %v, want %v", d, DefaultAcceptTimeout)
 		}

@@ -125,7 +125,7 @@ func TestAPageIsOneCommit(t *testing.T) {
 			rs = append(rs, bridge.Reading{Device: bridge.DeviceID(fmt.Sprintf("d%02d", i%50)), ContentType: "text/plain", Payload: []byte("x")})
 		}
 		before := commitsIn(t, g.state())
-		for i, got := range g.gw.bridge.AcceptAll(t.Context(), rs, async) {
+		for i, got := range g.gw.bridge.AcceptAll(t.Context(), rs, nil, async) {
 			if got.Err != nil || got.Receipt.State != bridge.Spooled {
 				t.Fatalf("reading %d: %+v", i, got)
 			}

@@ -57,11 +57,12 @@ func TestKill(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var load, chaos sync.WaitGroup
 	for c := range killClients {
-		client := k.client
+		device := fmt.Sprintf("app-%d", c+1)
 		if c%4 == 3 {
-			client = k.batches
+			load.Go(func() { k.batches(ctx, device, c%8 == 3) })
+		} else {
+			load.Go(func() { k.client(ctx, device) })
 		}
-		load.Go(func() { client(ctx, fmt.Sprintf("app-%d", c+1)) })
 	}
 	load.Go(func() { k.sensor(ctx) })
 	chaos.Go(func() { k.upset(ctx) })
@@ -178,42 +179,53 @@ func (k *killRun) client(ctx context.Context, device string) {
 }
 
 // batches posts numbered readings of one device, a batch after the other. What a
-// batch that was cut off has no result for may have been accepted or not.
-func (k *killRun) batches(ctx context.Context, device string) {
+// batch that was cut off has no result for may have been accepted or not; with
+// keys it is sent again until there is one, and must stay the same reading.
+func (k *killRun) batches(ctx context.Context, device string, keys bool) {
 	client := newClient(k.t)
+	var lines strings.Builder
 	for n := 1; ctx.Err() == nil; {
-		var body strings.Builder
 		first := n
+		lines.Reset()
 		for range 1 + rand.IntN(40) {
-			fmt.Fprintf(&body, "{\"device\":%q,\"contentType\":\"text/plain\",\"payload\":\"%s#%d\"}\n", device, device, n)
+			key := ""
+			if keys {
+				key = fmt.Sprintf(",\"idempotencyKey\":\"n%d\"", n)
+			}
+			fmt.Fprintf(&lines, "{\"device\":%q,\"contentType\":\"text/plain\",\"payload\":\"%s#%d\"%s}\n", device, device, n, key)
 			n++
 		}
-		resp, err := client.Post("http://"+k.http+"/v1/uplinks", "application/x-ndjson", strings.NewReader(body.String()))
-		if err != nil {
+		for !k.batch(client, device, first, n-first, lines.String()) && keys && ctx.Err() == nil {
 			k.pause(5, 20)
-			continue
 		}
-		for d := json.NewDecoder(resp.Body); ; {
-			var result struct {
-				Line  int
-				State string
-			}
-			if d.Decode(&result) != nil {
-				break
-			}
-			k.mu.Lock()
-			switch result.State {
-			case "delivered":
-				k.accepted[fmt.Sprintf("%s#%d", device, first+result.Line-1)] = http.StatusOK
-			case "stored":
-				k.accepted[fmt.Sprintf("%s#%d", device, first+result.Line-1)] = http.StatusAccepted
-				k.stored++
-			default:
-				k.refused++
-			}
-			k.mu.Unlock()
+	}
+}
+
+// batch posts one. It reports whether there is a result for each line.
+func (k *killRun) batch(client *http.Client, device string, first, count int, lines string) bool {
+	resp, err := client.Post("http://"+k.http+"/v1/uplinks", "application/x-ndjson", strings.NewReader(lines))
+	if err != nil {
+		k.pause(5, 20)
+		return false
+	}
+	defer resp.Body.Close()
+	results := 0
+	for d := json.NewDecoder(resp.Body); ; results++ {
+		var result struct{ Line, Status int }
+		if d.Decode(&result) != nil {
+			return results == count
 		}
-		_ = resp.Body.Close()
+		k.mu.Lock()
+		switch result.Status {
+		case http.StatusAccepted:
+			k.stored++
+			fallthrough
+		case http.StatusOK:
+			k.accepted[fmt.Sprintf("%s#%d", device, first+result.Line-1)] = result.Status
+		default:
+			k.refused++
+		}
+		k.mu.Unlock()
 	}
 }
 
@@ -252,6 +264,11 @@ func (k *killRun) upset(ctx context.Context) {
 func (k *killRun) settle() {
 	k.t.Helper()
 	k.post("end")
+	k.stop()
+}
+
+func (k *killRun) stop() {
+	k.t.Helper()
 	_ = k.daemon.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-k.exited:

@@ -163,8 +163,8 @@ func (c countingIntake) Accept(ctx context.Context, r bridge.Reading, how bridge
 }
 
 // AcceptAll implements rest.Accepter.
-func (c countingIntake) AcceptAll(ctx context.Context, rs []bridge.Reading, async bool) []bridge.Accepted {
-	all := c.Bridge.AcceptAll(ctx, rs, async)
+func (c countingIntake) AcceptAll(ctx context.Context, rs []bridge.Reading, keys []bridge.Key, async bool) []bridge.Accepted {
+	all := c.Bridge.AcceptAll(ctx, rs, keys, async)
 	for i, a := range all {
 		c.count(rs[i], a.Receipt, a.Err)
 	}

@@ -181,7 +181,7 @@ func (r *reloadRun) finish() {
 	t := r.t
 	t.Helper()
 	r.line.write("line#end\n")
-	r.settle()
+	r.post("end")
 	arrived, ids, last, ends := map[string]bool{}, map[string]string{}, map[string]int{}, map[string]bool{}
 	duplicates := 0
 	for len(ends) < killClients+1 {
@@ -203,6 +203,7 @@ func (r *reloadRun) finish() {
 		}
 		arrived[payload], ids[payload], last[device] = true, id, max(n, last[device])
 	}
+	r.stop() // not before: nobody waits for what the sensor's line still holds
 	lost := 0
 	for payload, status := range r.accepted {
 		if !arrived[payload] {
