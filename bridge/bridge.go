@@ -244,7 +244,12 @@ func (b *Bridge) await(ctx context.Context, r Reading, lane *Lane, e *Entry, don
 		case <-timer.C:
 			lane.content(e)
 		case <-ctx.Done():
-			return Receipt{}, givenUp(ctx, r.Device)
+			select {
+			case o := <-done: // both at the same time
+				return receipt(r, o)
+			default:
+				return Receipt{}, givenUp(ctx, r.Device)
+			}
 		}
 	}
 }

@@ -57,12 +57,22 @@ func (b *Bridge) acceptKeyed(ctx context.Context, r Reading, how Handling) (Rece
 	if other.digest != how.Key.Digest {
 		return Receipt{}, ErrKeyReused
 	}
+	return other.wait(ctx, r.Device)
+}
+
+// wait waits for the end of somebody else's claim. If it is there, it counts, even
+// if ctx is done, too.
+func (k *keyed) wait(ctx context.Context, device DeviceID) (Receipt, error) {
 	select {
-	case <-other.done:
-		return other.receipt, other.err
+	case <-k.done:
 	case <-ctx.Done():
-		return Receipt{}, givenUp(ctx, r.Device)
+		select {
+		case <-k.done:
+		default:
+			return Receipt{}, givenUp(ctx, device)
+		}
 	}
+	return k.receipt, k.err
 }
 
 // remembered looks for a reading that came with this key before: it is known, or

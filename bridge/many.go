@@ -29,12 +29,7 @@ func (b *Bridge) AcceptAll(ctx context.Context, rs []Reading, keys []Key, async 
 		p := &waiting[i]
 		// Only now: two pages can have twins of each other.
 		if p.twin != nil {
-			select {
-			case <-p.twin.done:
-				p.Receipt, p.Err = p.twin.receipt, p.twin.err
-			case <-ctx.Done():
-				p.Err = givenUp(ctx, rs[i].Device)
-			}
+			p.Receipt, p.Err = p.twin.wait(ctx, rs[i].Device)
 		}
 		results[i] = p.Accepted
 	}
@@ -59,8 +54,14 @@ func (b *Bridge) awaitAll(ctx context.Context, rs []Reading, waiting []pending) 
 					}
 				}
 			case <-ctx.Done():
-				p.Err = givenUp(ctx, rs[i].Device)
-				b.leave(p, rs[i])
+				select {
+				case o := <-p.done: // while another one was waited for
+					p.Receipt, p.Err = receipt(rs[i], o)
+					p.entry = nil
+				default:
+					p.Err = givenUp(ctx, rs[i].Device)
+					b.leave(p, rs[i])
+				}
 			}
 		}
 		if p.own != nil {

@@ -267,3 +267,25 @@ func TestAcceptAllKeysCanceled(t *testing.T) {
 		}
 	})
 }
+
+// What has its end when the context is done is told so, not that it has none.
+func TestAcceptAllCanceledLate(t *testing.T) {
+	for range 20 { // select takes any that is ready
+		bubble(t, bridge.Options{AckTimeout: time.Hour}, func(t *testing.T, r *rig) {
+			ctx, cancel := context.WithCancel(t.Context())
+			c := r.acceptAll(ctx, false, reading("a", "1"), reading("b", "2"), reading("b", "3"))
+			late := r.any(t)
+			if late.Reading.Device != "a" {
+				t.Fatalf("the first one sent is of %s", late.Reading.Device)
+			}
+			r.ack(t, "2", "3")
+			synctest.Wait()
+			cancel()
+			if got, want := states(t, c), []string{"canceled", "delivered", "delivered"}; !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			late.Ack()
+			r.empty(t)
+		})
+	}
+}

@@ -278,6 +278,7 @@ func (b *batcher) answer() bool {
 	_ = b.to.SetWriteDeadline(time.Now().Add(answerTime))
 	if !b.began {
 		b.began = true
+		goOn(b.w)
 		h := b.w.Header()
 		h.Set("Content-Type", batchType)
 		h.Set("Cache-Control", "no-store")

@@ -19,6 +19,7 @@ const (
 	idle                   // between two requests, and nothing of the next has come
 	busy                   // the header of a request has come
 	receiving              // busy, and somebody waits for more of the body
+	answering              // busy, and the answer has begun
 	leaving                // busy, told to give way
 	departed               // closed
 )
@@ -164,6 +165,16 @@ func (c *conn) gets(n int) bool {
 		c.conns.move(c, busy)
 	}
 	return c.phase.Load() == busy
+}
+
+// answers notes that the answer begins, or that nobody reads more of the body than
+// net/http does before it.
+func (c *conn) answers() {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	if p := c.phase.Load(); p == busy || p == receiving {
+		c.conns.move(c, answering)
+	}
 }
 
 // hasSlot notes that the request has a slot.

@@ -18,14 +18,17 @@ const (
 	// YieldBody: the rest of a request's body. It was answered with 503, or
 	// closed if too many were being answered.
 	YieldBody Yield = "body"
+	// YieldAnswer: the client, to take its answer, or to send the rest of a body
+	// that nobody wants. It was closed.
+	YieldAnswer Yield = "answer"
 )
 
 // Yields are all of them.
-var Yields = []Yield{YieldHeader, YieldIdle, YieldBody}
+var Yields = []Yield{YieldHeader, YieldIdle, YieldBody, YieldAnswer}
 
 const (
-	// slow is how long a header or a body may be on its way, or the next request
-	// be waited for, before the connection has to give way to others.
+	// slow is how long a header, a body or an answer may be on its way, or the next
+	// request be waited for, before the connection has to give way to others.
 	slow = time.Second
 	// look is how often those that wait for room look for somebody who has
 	// become slow.
@@ -45,6 +48,7 @@ type conns struct {
 	opening   queue // in the order of since, as the next
 	idle      queue
 	receiving queue
+	answering queue         // in the order of since
 	room      chan struct{} // capacity 1: somebody has become idle, or is gone
 }
 
@@ -121,9 +125,10 @@ func (t *conns) yield() bool {
 }
 
 // victim is who has to go: first who keeps a header back, then who has been idle
-// for the longest time, then who sends its body the slowest. Nobody goes whose
-// request has come whole, or who has done something just now: a client that
-// sends often keeps its connection, whatever others do.
+// for the longest time, then who sends its body the slowest, and then who does not
+// take its answer. Nobody goes whose request has come whole and is not answered,
+// or who has done something just now: a client that sends often keeps its
+// connection, whatever others do.
 func (t *conns) victim(now time.Time) (*conn, Yield) {
 	if c := t.opening.first; c != nil && now.Sub(c.since) >= slow {
 		return c, YieldHeader
@@ -134,7 +139,13 @@ func (t *conns) victim(now time.Time) (*conn, Yield) {
 		}
 		t.move(c, opening) // http.Server has not seen it yet
 	}
-	return t.slowest(now, false), YieldBody
+	if c := t.slowest(now, false); c != nil {
+		return c, YieldBody
+	}
+	if c := t.answering.first; c != nil && now.Sub(c.since) >= slow {
+		return c, YieldAnswer
+	}
+	return nil, ""
 }
 
 // slowest finds the slow body that comes with the fewest bytes a second, among
@@ -208,6 +219,9 @@ func (t *conns) move(c *conn, p phase) {
 		t.idle.push(c)
 	case receiving:
 		t.receiving.push(c)
+	case answering:
+		c.since = time.Now()
+		t.answering.push(c)
 	}
 }
 

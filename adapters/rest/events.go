@@ -108,7 +108,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer watch.end()
-	st, err := openStream(w, eventsRetry)
+	st, err := openStream(w, r, eventsRetry)
 	if err != nil {
 		return
 	}

@@ -125,7 +125,7 @@ func (s *Server) downlinks(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	// The server's bounds are for requests that do not wait.
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})
+	_ = patient(rc, r)
 	_ = rc.SetWriteDeadline(time.Now().Add(wait + answerTime))
 	page, more, err := s.poll(r, id, wait, limit)
 	if err != nil {
@@ -144,10 +144,10 @@ func (s *Server) downlinks(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, "application/json", body)
 }
 
-// poll waits until there is something in a mailbox, the time is over, or the
-// server is about to end.
+// poll waits until there is something in a mailbox, the time is over, the server
+// is about to end, or the client sends no more: it may be gone, or have said so
+// (shutdown(2), SHUT_WR) and wait for its answer.
 func (s *Server) poll(r *http.Request, id bridge.DeviceID, wait time.Duration, limit int) ([]bridge.StoredDownlink, bool, error) {
-	ctx := r.Context()
 	over := time.NewTimer(wait)
 	defer over.Stop()
 	for {
@@ -160,7 +160,7 @@ func (s *Server) poll(r *http.Request, id bridge.DeviceID, wait time.Duration, l
 			return nil, false, err
 		}
 		changed := m.Changed()
-		page, more, err := m.Fetch(ctx, 0, limit, maxFetchBytes)
+		page, more, err := m.Fetch(s.acceptance.base, 0, limit, maxFetchBytes)
 		if err != nil || len(page) > 0 || wait == 0 {
 			return page, more, err
 		}
@@ -171,8 +171,8 @@ func (s *Server) poll(r *http.Request, id bridge.DeviceID, wait time.Duration, l
 			wait = 0 // a last look
 		case <-s.ending:
 			wait = 0
-		case <-ctx.Done():
-			return nil, false, ctx.Err()
+		case <-r.Context().Done():
+			wait = 0
 		}
 	}
 }

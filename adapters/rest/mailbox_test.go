@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -303,4 +304,35 @@ func FuzzFetch(f *testing.F) {
 		}
 		acceptsEvents([]string{s})
 	})
+}
+
+// A body that nobody reads does not keep a request for downlinks for ever.
+func TestFetchWithBodyEnds(t *testing.T) {
+	m := newMailroom(t, Options{ReadTimeout: time.Second})
+	for _, accept := range []string{"application/json", eventStream} {
+		conn := dial(t, m.Addr())
+		write(t, conn, request("GET", "/v1/devices/d1/downlinks", "", "Accept: "+accept, "Content-Length: 5"))
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %+v, %v", accept, resp, err)
+		}
+		conn.Close()
+	}
+}
+
+// Who says that it sends no more gets what there is.
+func TestFetchHalfClosed(t *testing.T) {
+	m := newMailroom(t, Options{})
+	for _, query := range []string{"", "?wait=1m"} {
+		conn := dial(t, m.Addr())
+		write(t, conn, request("GET", "/v1/devices/d1/downlinks"+query, ""))
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if a := exchange(t, conn, ""); a.status != http.StatusOK {
+			t.Errorf("%q: status %d: %s", query, a.status, a.body)
+		}
+	}
 }

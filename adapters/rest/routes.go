@@ -201,6 +201,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			if v := recover(); v != nil {
 				s.recovered(sw, v)
 			}
+			sw.begins()
 			if !s.opts.Logger.Enabled(r.Context(), slog.LevelDebug) {
 				return
 			}
@@ -230,7 +231,22 @@ type statusWriter struct {
 	http.ResponseWriter
 	request *http.Request
 	status  int
+	goesOn  bool // an answer that may take long: a stream, or a batch
 	s       *Server
+}
+
+// begins notes that the client is to take its answer.
+func (w *statusWriter) begins() {
+	if c := connFrom(w.request.Context()); c != nil {
+		c.answers()
+	}
+}
+
+// goOn says of an answer that has not begun that it may take long.
+func goOn(w http.ResponseWriter) {
+	if sw, ok := w.(*statusWriter); ok {
+		sw.goesOn = true
+	}
 }
 
 func (w *statusWriter) WriteHeader(status int) {
@@ -238,6 +254,9 @@ func (w *statusWriter) WriteHeader(status int) {
 		w.status = status
 		if w.s.isEnding() { // no connection is kept
 			w.Header().Set("Connection", "close")
+		}
+		if !w.goesOn {
+			w.begins()
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -26,13 +26,12 @@ type stream struct {
 // openStream begins an answer that goes on until the handler returns: the
 // server's limits for requests do not cut it off. retry is what the client is to
 // wait before it comes back. An error means that the client is gone.
-func openStream(w http.ResponseWriter, retry time.Duration) (*stream, error) {
+func openStream(w http.ResponseWriter, r *http.Request, retry time.Duration) (*stream, error) {
 	st := &stream{w: w, rc: http.NewResponseController(w)}
-	// net/http ends the request's context when the time to read it is over,
-	// even if all of it was read.
-	if err := st.rc.SetReadDeadline(time.Time{}); err != nil {
+	if err := patient(st.rc, r); err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
+	goOn(w)
 	h := w.Header()
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-store")
@@ -41,6 +40,16 @@ func openStream(w http.ResponseWriter, retry time.Duration) (*stream, error) {
 	w.WriteHeader(http.StatusOK)
 	fmt.Fprintf(&st.buf, "retry: %d\n\n", retry.Milliseconds())
 	return st, st.flush()
+}
+
+// patient lifts the bound on the time to read a request that has been read:
+// net/http ends its context with that time all the same. One with a body keeps it,
+// because net/http reads the rest of the body before it answers.
+func patient(rc *http.ResponseController, r *http.Request) error {
+	if r.ContentLength != 0 {
+		return nil
+	}
+	return rc.SetReadDeadline(time.Time{})
 }
 
 // add puts an event behind those that flush will send. data has no line break:

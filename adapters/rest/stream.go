@@ -46,7 +46,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, id bridge.Device
 			after = d.Seq
 		}
 	}
-	st, err := openStream(w, reconnect)
+	st, err := openStream(w, r, reconnect)
 	if err != nil {
 		return
 	}

@@ -62,8 +62,9 @@ func (s *Server) handOver(served <-chan error) {
 	// the server, which would cut it off.
 	_ = s.closeListener()
 	<-served
+	// From now on answers say that the connection is closed. Those that are idle
+	// are not closed yet: the next request may be on its way.
 	close(s.ending)
-	s.http.SetKeepAlivesEnabled(false)
 	over := time.NewTimer(handOverTime)
 	defer over.Stop()
 	again := time.NewTicker(handOverLook)

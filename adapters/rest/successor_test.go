@@ -10,8 +10,14 @@ import (
 )
 
 // A successor takes the socket over under load: no connection is refused and
-// every request is answered.
+// every request is answered, whether connections are kept or not.
 func TestSuccessor(t *testing.T) {
+	for name, once := range map[string]bool{"kept": false, "one each": true} {
+		t.Run(name, func(t *testing.T) { succeed(t, once) })
+	}
+}
+
+func succeed(t *testing.T, once bool) {
 	in := newIntake()
 	s := start(t, Options{MaxBody: 4}, in)
 	url := s.url("/v1/devices/d1/uplink")
@@ -19,13 +25,14 @@ func TestSuccessor(t *testing.T) {
 	stop := make(chan struct{})
 	for range 4 {
 		load.Go(func() {
+			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: once}, Timeout: patience}
+			defer c.CloseIdleConnections()
 			for {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 				if a, err := tryPost(c, url, "text/plain", "1"); err != nil || a.status != http.StatusOK {
 					t.Errorf("status %d, %v", a.status, err)
 					return
@@ -33,7 +40,7 @@ func TestSuccessor(t *testing.T) {
 			}
 		})
 	}
-	for size := int64(5); size < 15; size++ {
+	for size := int64(5); size < 25; size++ {
 		next, err := s.Successor(Options{MaxBody: size})
 		if err != nil {
 			t.Fatal(err)
@@ -47,9 +54,11 @@ func TestSuccessor(t *testing.T) {
 		if s.Addr().String() != before.Addr().String() {
 			t.Errorf("address %s, was %s", s.Addr(), before.Addr())
 		}
-		if a := post(t, newClient(t), url, "text/plain", "12345"); a.status != http.StatusOK {
+		c := newClient(t)
+		if a := post(t, c, url, "text/plain", "12345"); a.status != http.StatusOK {
 			t.Errorf("status %d for a body that fits", a.status)
 		}
+		c.CloseIdleConnections() // the server would wait for another request
 	}
 	close(stop)
 	load.Wait()
