@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -168,12 +169,14 @@ func (l *Lane) refused(e *Entry, err error) bool {
 	default:
 		l.seen.failure("not accepted: " + err.Error())
 	}
-	e.answer(Outcome{Kind: failed, Reason: err.Error(), err: err})
 	if e.state == inFlight {
 		// The broker may have it; it is only not sent again.
+		err = fmt.Errorf("%w; the broker has not answered and may have it", err)
+		e.answer(Outcome{Kind: failed, Reason: err.Error(), err: err})
 		e.abandoned = true
 		return false
 	}
+	e.answer(Outcome{Kind: failed, Reason: err.Error(), err: err})
 	l.unlink(e)
 	return true
 }

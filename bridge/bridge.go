@@ -217,10 +217,11 @@ func (b *Bridge) Known(id DeviceID) bool {
 // (send it again later). When ctx is done first, its error is returned and what
 // becomes of the reading is not known.
 func (b *Bridge) Accept(ctx context.Context, r Reading, how Handling) (Receipt, error) {
-	b.complete(&r)
 	if how.Key.Value != "" {
-		return b.acceptKeyed(ctx, r, how)
+		one := b.AcceptAll(ctx, []Reading{r}, []Key{how.Key}, how.Async)[0]
+		return one.Receipt, one.Err
 	}
+	b.complete(&r)
 	return b.accept(ctx, r, how)
 }
 

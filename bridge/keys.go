@@ -40,26 +40,6 @@ func (b *Bridge) release(id keyID, own *keyed, receipt Receipt, err error) {
 	close(own.done)
 }
 
-// acceptKeyed accepts a reading once, however often and however simultaneously
-// it comes with its key.
-func (b *Bridge) acceptKeyed(ctx context.Context, r Reading, how Handling) (Receipt, error) {
-	id := keyID{r.Device, how.Key.Value}
-	own, other := b.claim(id, how.Key.Digest)
-	if own != nil {
-		// This one stays, even if its client has gone.
-		receipt, known, err := b.remembered(r.Device, how.Key)
-		if !known && err == nil {
-			receipt, err = b.accept(context.WithoutCancel(ctx), r, how)
-		}
-		b.release(id, own, receipt, err)
-		return receipt, err
-	}
-	if other.digest != how.Key.Digest {
-		return Receipt{}, ErrKeyReused
-	}
-	return other.wait(ctx, r.Device)
-}
-
 // wait waits for the end of somebody else's claim. If it is there, it counts, even
 // if ctx is done, too.
 func (k *keyed) wait(ctx context.Context, device DeviceID) (Receipt, error) {

@@ -289,3 +289,28 @@ func TestAcceptAllCanceledLate(t *testing.T) {
 		})
 	}
 }
+
+// Whoever has a reading with a key and goes away is answered, also by itself.
+func TestKeyedCanceled(t *testing.T) {
+	bubble(t, bridge.Options{}, func(t *testing.T, r *rig) {
+		r.sp.Manual = true
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := r.acceptHow(ctx, reading("a", "1"), key("k", 1))
+		synctest.Wait()
+		cancel()
+		wantError(t, gone, context.Canceled)
+		again := r.acceptHow(t.Context(), reading("a", "1"), key("k", 1))
+		synctest.Wait()
+		if len(again) != 0 {
+			t.Fatal("answered before the first is stored")
+		}
+		r.commit()
+		r.any(t).Ack()
+		wantState(t, again, bridge.Delivered)
+		r.commit()
+		r.empty(t)
+		if n := r.KeysUnderWay(); n != 0 {
+			t.Errorf("%d keys are left", n)
+		}
+	})
+}

@@ -18,6 +18,10 @@ import (
 	"fieldbridge/bridge"
 )
 
+// batchShare of the readings in progress can be batches: one holds more memory than
+// a reading, a page of lines and what they are made into.
+const batchShare = 8
+
 // batchType is the media type of newline-delimited JSON.
 const batchType = "application/x-ndjson"
 
@@ -67,6 +71,11 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
+	leave, ok := occupy(w, s.batches, "batches are under way")
+	if !ok {
+		return
+	}
+	defer leave()
 	b := &batcher{
 		s: s, r: r, w: w, async: async, to: http.NewResponseController(w),
 		in: bufio.NewReaderSize(r.Body, 32<<10), max: int(s.opts.MaxBody)*4/3 + lineExtra,

@@ -318,6 +318,22 @@ func TestBatchOutcomes(t *testing.T) {
 	}
 }
 
+// TestBatchesAtOnce: batches leave most places to single readings.
+func TestBatchesAtOnce(t *testing.T) {
+	s := start(t, Options{MaxConcurrent: batchShare}, newIntake())
+	b := beginBatch(t, s)
+	a := post(t, newClient(t), s.url("/v1/uplinks"), "application/x-ndjson", `{"device":"d1","payload":1}`)
+	checkProblem(t, a, http.StatusServiceUnavailable, "1 batches are under way already")
+	if a := post(t, newClient(t), s.url("/v1/devices/d1/uplink"), "text/plain", "1"); a.status != http.StatusOK {
+		t.Errorf("a reading: %d %s", a.status, a.body)
+	}
+	_ = b.to.Close()
+	b.end()
+	if a := post(t, newClient(t), s.url("/v1/uplinks"), "application/x-ndjson", `{"device":"d1","payload":1}`); a.status != http.StatusOK {
+		t.Errorf("after it: %d %s", a.status, a.body)
+	}
+}
+
 // TestBatchKeys: a line's key is that of its reading, and as good as the header of
 // a single one.
 func TestBatchKeys(t *testing.T) {

@@ -69,12 +69,31 @@ func (p *places) Accept() (net.Conn, error) {
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 			p.s.connections.yield()
 		}
+		for _, passes := range passingErrors {
+			if errors.Is(err, passes) {
+				return nil, passing{err}
+			}
+		}
 		return nil, err
 	}
 	c := &conn{Conn: nc, conns: p.s.connections, server: p.s}
 	c.conns.admit(c, p.s.closed)
 	return c, nil
 }
+
+// passingErrors are of one connection, or of a system that is short of something
+// (accept(2)): no reason to take no more. http.Server would give up.
+var passingErrors = []error{
+	unix.EPROTO, unix.ENOPROTOOPT, unix.EPERM, unix.ENOBUFS, unix.ENOMEM,
+	unix.ENETDOWN, unix.ENETUNREACH, unix.EHOSTDOWN, unix.EHOSTUNREACH, unix.ENONET,
+}
+
+// passing is an error after which http.Server tries again.
+type passing struct{ error }
+
+func (passing) Timeout() bool   { return false }
+func (passing) Temporary() bool { return true }
+func (p passing) Unwrap() error { return p.error }
 
 // Close implements net.Listener.
 func (p *places) Close() error { return p.s.closeListener() }

@@ -212,6 +212,7 @@ type Server struct {
 	last       chan struct{} // closed when batches are to come to their end, too
 	polls      chan struct{} // one value per request that fetches downlinks
 	streams    chan struct{} // one value per stream
+	batches    chan struct{} // one value per batch
 	slots      chan struct{} // one value per reading in progress; capacity MaxConcurrent
 
 	connections *conns                 // with predecessor and successors
@@ -245,6 +246,7 @@ func newServer(o Options, a Accepter, ln net.Listener) *Server {
 		opts: o, accepter: a, listener: ln, cancel: cancel, closed: make(chan struct{}),
 		gate: newGate(), connections: newConns(),
 		ending: make(chan struct{}), last: make(chan struct{}), polls: make(chan struct{}, o.MaxPolls), streams: make(chan struct{}, o.MaxStreams),
+		batches:    make(chan struct{}, max(o.MaxConcurrent/batchShare, 1)),
 		slots:      make(chan struct{}, o.MaxConcurrent),
 		acceptance: acceptance{base: ctx, timeout: o.AcceptTimeout},
 	}

@@ -9,11 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"golang.org/x/sys/unix"
 
 	"fieldbridge/bridge"
 )
@@ -151,6 +154,34 @@ func TestRunReportsBrokenListener(t *testing.T) {
 	s := run(t, newServer(o, newIntake(), brokenListener{ln}))
 	if err := within(t, s.done); err == nil || !strings.Contains(err.Error(), "bad descriptor") {
 		t.Errorf("Run: %v", err)
+	}
+}
+
+// shortOnce is a listener of a system that is short of memory for a moment.
+type shortOnce struct {
+	net.Listener
+	times atomic.Int64
+}
+
+func (l *shortOnce) Accept() (net.Conn, error) {
+	if l.times.Add(1) <= 2 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", unix.ENOMEM)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestRunOutlivesShortness(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := Options{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := run(t, newServer(o, newIntake(), &shortOnce{Listener: ln}))
+	if a := sendRaw(t, s.Addr(), request("GET", "/healthz", "")); a.status != http.StatusOK {
+		t.Errorf("status %d", a.status)
 	}
 }
 
