@@ -177,7 +177,9 @@ func sameOrigin(r *http.Request, scheme string) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "same-origin", "none":
 	default:
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		// A link may be followed here. What a page loads by itself, it cannot read,
+		// but could hold streams and waiting requests with.
+		if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Header.Get("Sec-Fetch-Dest") != "document" {
 			return false
 		}
 	}

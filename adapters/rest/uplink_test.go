@@ -188,6 +188,12 @@ func TestUplinkHosts(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a link that was followed", func(t *testing.T) {
+		a := sendRaw(t, s.Addr(), request("GET", "/healthz", "", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"))
+		if a.status != http.StatusOK {
+			t.Errorf("status %d, body %s", a.status, a.body)
+		}
+	})
 	t.Run("HTTP/1.0", func(t *testing.T) {
 		a := sendRaw(t, s.Addr(), "POST /v1/devices/d1/uplink HTTP/1.0\r\nContent-Length: 1\r\n\r\n1")
 		if a.status != http.StatusOK {

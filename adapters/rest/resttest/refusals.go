@@ -144,6 +144,8 @@ var uplinkRefusals = []Refusal{
 	{"page of another origin", Request("POST", up, "1", asText, "Origin: http://evil.example"), 403, "web page of another origin", ""},
 	{"page of another port", Request("POST", up, "1", asText, "Host: 127.0.0.1:8080", "Origin: http://127.0.0.1:3000"), 403, "web page of another origin", ""},
 	{"page of a file", Request("POST", up, "1", asText, "Origin: null"), 403, "web page of another origin", ""},
+	{"picture of a page", Request("GET", "/v1/devices/d1/downlinks?wait=5m", "", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image"), 403, "web page of another origin", ""},
+	{"frame of a page", Request("GET", "/v1/events", "", "Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe"), 403, "web page of another origin", ""},
 	{"page that hides its origin", Request("POST", up, "1", asText, "Sec-Fetch-Site: cross-site"), 403, "web page of another origin", ""},
 	{"two origins", Request("POST", up, "1", asText, "Origin: http://127.0.0.1", "Origin: http://127.0.0.1"), 403, "web page of another origin", ""},
 	{"rebound name", Request("POST", up, "1", asText, "Host: evil.example:8080"), 403, "not this machine", ""},
