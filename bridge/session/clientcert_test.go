@@ -4,11 +4,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"fieldbridge/bridge"
 )
@@ -110,5 +113,37 @@ func TestWithCertSharesNoTLSSession(t *testing.T) {
 	}
 	if a.tls.RootCAs != ep.tls.RootCAs {
 		t.Error("the roots are not shared")
+	}
+}
+
+// hungUp is a connection over which a broker has said an alert and is gone.
+type hungUp struct {
+	recorder
+	closed bool
+}
+
+func (*hungUp) Write([]byte) (int, error) { return 0, unix.ECONNRESET }
+
+func (c *hungUp) Read([]byte) (int, error) {
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	return 0, &net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")}
+}
+
+func (*hungUp) SetReadDeadline(time.Time) error { return nil }
+
+func (c *hungUp) Close() error {
+	c.closed = true
+	return nil
+}
+
+// What a broker has said counts, even if it was gone before the CONNECT was sent.
+func TestLoginTellsAlert(t *testing.T) {
+	r := newRig(t, newServer(t), subscribing)
+	c := &hungUp{}
+	_, err := r.login(&link{conn: newConn(c)})
+	if err == nil || !strings.Contains(err.Error(), "expired certificate") || strings.Contains(err.Error(), "reset") || !c.closed {
+		t.Errorf("error %v, closed: %t", err, c.closed)
 	}
 }

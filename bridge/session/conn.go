@@ -132,7 +132,9 @@ func (c *conn) flush() {
 	if _, err := c.Conn.Write(c.buf); err != nil {
 		c.failed = err
 		c.note(err)
-		_ = c.Close()
+		if !c.isWaiting() { // login reads what the broker said, and closes it
+			_ = c.Close()
+		}
 	} else {
 		_ = c.SetWriteDeadline(time.Time{}) // or it would wake the process when it is over
 	}
@@ -174,6 +176,12 @@ func (c *conn) await(d time.Duration) {
 		d = 0
 	}
 	_ = c.SetReadDeadline(time.Now().Add(d))
+}
+
+func (c *conn) isWaiting() bool {
+	c.emu.Lock()
+	defer c.emu.Unlock()
+	return c.waiting
 }
 
 // awaited lets reads wait for ever again.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"time"
@@ -64,6 +65,13 @@ func (s *Session) logIn(l *link) (*packets.Connack, error) {
 	_, _ = s.connectPacket(l.creds).WriteTo(l.conn)
 	l.creds.Password = bridge.Secret{} // a token is long, and not needed any more
 	if err := l.conn.sync(); err != nil {
+		// With TLS 1.3 a broker refuses a client's certificate when the client takes
+		// the handshake for done. Its alert can still be read, even if it has hung
+		// up before the CONNECT is sent.
+		var op *net.OpError
+		if _, said := l.conn.next(); errors.As(said, &op) && op.Op == "remote error" {
+			return nil, fmt.Errorf("log in: %w", said)
+		}
 		return nil, fmt.Errorf("log in: send CONNECT: %w", err)
 	}
 	l.conn.release()
