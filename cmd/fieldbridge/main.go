@@ -10,9 +10,24 @@ import (
 )
 
 func main() {
-	// The first SIGINT or SIGTERM asks for an end in order; a second one ends
-	// the process.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// untilSignal returns a context that the first SIGINT or SIGTERM ends, for an end
+// in order; a second one ends the process.
+func untilSignal() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		signal.Stop(signals) // before the end begins: whoever sees it may send the next
+		select {
+		case second := <-signals:
+			_ = syscall.Kill(os.Getpid(), second.(syscall.Signal))
+		default:
+		}
+		cancel()
+	}()
+	return ctx
 }
