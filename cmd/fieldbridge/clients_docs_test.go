@@ -283,6 +283,10 @@ func (x *clientTest) takeDownlinks() (done func()) {
 		acted(2)
 		down("application/json", "4", "")
 		acted(3)
+		eventually(x.t, "the last DELETE is answered", func() bool {
+			d := x.between.of(http.MethodDelete)
+			return len(d) >= 4 && d[len(d)-1].status != 0
+		})
 		r.stop()
 		if out := strings.ReplaceAll(r.out.String(), ": ", ":"); out != "{\"steps\":3}\n\"a\\\\tb\"\n4\n" {
 			x.t.Errorf("it printed %q", out)
